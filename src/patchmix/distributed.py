@@ -1,0 +1,113 @@
+"""Everything that talks to other processes; no other module imports torch.distributed.
+
+Without an initialised process group every function is the one-process case, so nothing else in the
+package asks whether there is one. DIFFERS: the reference's mixer and losses ask the group themselves.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """R, the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """r, this process's rank, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+def gather_rows(tensor: Tensor) -> Tensor:
+    """[R * N, …] from every process's [N, …], in the order of ranks; no gradient flows through it."""
+    if world_size() == 1:
+        return tensor
+    tensor = tensor.detach().contiguous()
+    gathered = [torch.empty_like(tensor) for _ in range(world_size())]
+    dist.all_gather(gathered, tensor)
+    return torch.cat(gathered)
+
+
+def any_rank(flag: bool, device: torch.device) -> bool:
+    """Whether the flag is set on any process; all processes must call it."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor(float(flag), device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value.item())
+
+
+def from_first(value: Any) -> Any:
+    """Rank 0's value (picklable), on every process; all processes must call it."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+class _MeanOverRanks(torch.autograd.Function):
+    """Mean over processes of equally many rows; its gradient is the mean of the gradients."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total / world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total / world_size()
+
+
+class SyncBatchNorm1d(nn.BatchNorm1d):
+    """BatchNorm1d over the rows of all processes, on any device (torch's SyncBatchNorm refuses the CPU).
+
+    Every process must bring equally many rows, as pre-training does. Two-pass variance: the mean of all
+    rows first, so that nothing is lost to cancellation.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        precision = torch.promote_types(input.dtype, torch.float32)
+        rows = input.to(precision)
+        mean = _MeanOverRanks.apply(rows.mean(0))
+        variance = _MeanOverRanks.apply((rows - mean).square().mean(0))
+        if self.track_running_stats:
+            self._track(mean.detach(), variance.detach(), len(rows) * world_size())
+        output = (rows - mean) * (variance + self.eps).rsqrt()
+        if self.affine:
+            output = output * self.weight + self.bias
+        result: Tensor = output.to(input.dtype)
+        return result
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked.add_(1)
+        weight = 0.1 if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), weight)
+        self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), weight)
+
+
+def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with every BatchNorm synchronised over processes; unchanged when there is only one."""
+    if world_size() == 1:
+        return module
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        return converted
+    for child in module.modules():
+        if type(child) is nn.BatchNorm1d:
+            child.__class__ = SyncBatchNorm1d  # same parameters, buffers and names: only forward differs
+    return module

@@ -1,0 +1,227 @@
+"""The method: views in, losses of one step out (method.md, "Loss of one step").
+
+A method is a table of contrasts. Each row says which view asks (query), which views answer (keys), what
+the right answer is (target) and how much it counts (weight); one forward pass reads the table.
+
+    x¹, x²  view1, view2          x̃¹, x̃²  mixed1, mixed2
+    c, c̃    locals, mixed_locals: C crops of N images, concatenated crop by crop into C * N rows
+    q, k    query (predictor output), key (gradient-free projection): [rows, projection_size]
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from timm.layers import DropPath
+from torch import Tensor, nn
+
+from patchmix import distributed
+from patchmix.config import Config
+from patchmix.losses import soft_info_nce
+from patchmix.mixing import MixPlan
+from patchmix.models import heads
+from patchmix.models.vit import Encoder, EncoderSpec, create_encoder
+from patchmix.targets import (
+    Offsets,
+    SoftTargets,
+    mix_to_mix_offsets,
+    mix_to_origin_offsets,
+    origin_offsets,
+    soft_targets,
+)
+
+
+class Contrast(NamedTuple):
+    """One row of a method's table; the loss is summed over the keys, then weighted."""
+
+    name: str
+    query: str
+    keys: tuple[str, ...]
+    target: Callable[[int], Offsets]
+    weight: float
+
+
+PATCHMIX = (
+    Contrast("origin_to_origin", "view1", ("view2",), origin_offsets, 1.0),
+    Contrast("mix_to_origin", "mixed2", ("view1",), mix_to_origin_offsets, 0.5),
+    Contrast("mix_to_mix", "mixed2", ("mixed1",), mix_to_mix_offsets, 0.5),
+)
+# Rows of local crops; a mean over the C * N rows is the (1/C)·Σ of method.md.
+LOCAL_CROPS = (
+    Contrast("local", "locals", ("view1", "view2"), origin_offsets, 1.0),
+    Contrast("local_mix", "mixed_locals", ("view1", "view2"), mix_to_origin_offsets, 1.0),
+)
+
+
+class StepLosses(NamedTuple):
+    """Scalars. The parts are the bare cross-entropies; total is their weighted sum."""
+
+    total: Tensor
+    origin_to_origin: Tensor
+    mix_to_origin: Tensor
+    mix_to_mix: Tensor
+    local: Tensor
+    local_mix: Tensor
+
+
+class ContrastiveModel(nn.Module):
+    """Encoder, projector and predictor, and the momentum copies of the first two where there are any.
+
+    Args:
+        encoder: images [N, channels, height, width] to features [N, width].
+        projector, predictor: the heads (models/heads.py).
+        momentum: whether keys come from a momentum encoder (a copy, without drop path) or from the
+            trained branch without gradient.
+        smoothing: ε of the targets.
+        mix_group: images among which mixing wraps; None: those of this process.
+        contrasts: the method's table, without local crops.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        projector: nn.Module,
+        predictor: nn.Module,
+        *,
+        momentum: bool,
+        smoothing: float = 0.0,
+        mix_group: int | None = None,
+        contrasts: tuple[Contrast, ...] = PATCHMIX,
+    ) -> None:
+        super().__init__()
+        self.encoder, self.projector, self.predictor = encoder, projector, predictor
+        self.smoothing, self.mix_group, self.contrasts = smoothing, mix_group, contrasts
+        self.momentum_encoder: nn.Module | None = None
+        self.momentum_projector: nn.Module | None = None
+        if momentum:
+            self.momentum_encoder = copy.deepcopy(encoder).requires_grad_(False)
+            self.momentum_projector = copy.deepcopy(projector).requires_grad_(False)
+            for module in self.momentum_encoder.modules():
+                if isinstance(module, DropPath):
+                    module.drop_prob = 0.0
+
+    @torch.no_grad()
+    def update_momentum_encoder(self, momentum: float) -> None:
+        """ξ ← m·ξ + (1 − m)·θ, parameters only: BatchNorm's buffers are the momentum branch's own."""
+        if self.momentum_encoder is None or self.momentum_projector is None:
+            return
+        old: list[Tensor] = [*self.momentum_encoder.parameters(), *self.momentum_projector.parameters()]
+        new: list[Tensor] = [*self.encoder.parameters(), *self.projector.parameters()]
+        torch._foreach_lerp_(old, new, 1 - momentum)
+
+    def forward(
+        self,
+        views: tuple[Tensor, Tensor],
+        plans: tuple[MixPlan, MixPlan],
+        temperature: float,
+        local_views: Sequence[Tensor] = (),
+        local_plans: Sequence[MixPlan] = (),
+    ) -> StepLosses:
+        """Losses of one step; every distinct (branch, view) runs once, view by view in the order of `inputs`.
+
+        (BatchNorm's running statistics depend on that order; it is the reference's.)
+
+        Args:
+            views: x¹ and x², each [N, channels, height, width].
+            plans: the mixing of x¹ and of x².
+            temperature: τ.
+            local_views: C crops, each [N, channels, local size, local size].
+            local_plans: one per crop.
+        """
+        inputs = self.inputs(views, plans, local_views, local_plans)
+        contrasts = self.contrasts + (LOCAL_CROPS if local_views else ())
+        key_views = {key for row in contrasts for key in row.keys}
+        query_views = {row.query for row in contrasts}
+        keys: dict[str, Tensor] = {}
+        queries: dict[str, Tensor] = {}
+        for view, images in inputs.items():
+            if view in query_views:
+                projection = self.projector(self.encoder(images))
+                queries[view] = self.predictor(projection)
+                if self.momentum_encoder is None:
+                    keys[view] = projection.detach()  # without momentum, k(x¹) is the one of q(x¹)'s own pass
+            if view in key_views and view not in keys:
+                keys[view] = self.keys_of(images)
+        keys = {view: distributed.gather_rows(keys[view]) for view in inputs if view in key_views}
+
+        losses = dict.fromkeys(StepLosses._fields, torch.zeros((), device=views[0].device))
+        for row in contrasts:
+            target = self.target(row, len(views[0]), plans[0].num_mix, views[0].device)
+            target = target.repeat(len(queries[row.query]) // len(views[0]))
+            parts = [
+                soft_info_nce(queries[row.query], keys[key], target, temperature, gather=False) for key in row.keys
+            ]
+            losses[row.name] = torch.stack(parts).sum()
+            losses["total"] = losses["total"] + row.weight * losses[row.name]
+        return StepLosses(**losses)
+
+    def inputs(
+        self,
+        views: tuple[Tensor, Tensor],
+        plans: tuple[MixPlan, MixPlan],
+        local_views: Sequence[Tensor],
+        local_plans: Sequence[MixPlan],
+    ) -> dict[str, Tensor]:
+        """The views that contrasts name, mixed ones included, in the order in which they run."""
+        if len(local_views) != len(local_plans):
+            raise ValueError(f"{len(local_views)} local views need as many plans, not {len(local_plans)}")
+        inputs = {"view1": views[0], "view2": views[1]}
+        inputs |= {
+            f"mixed{number}": plan.mix(view, self.mix_group)
+            for number, (view, plan) in enumerate(zip(views, plans, strict=True), start=1)
+        }
+        if local_views:
+            pairs = zip(local_views, local_plans, strict=True)
+            inputs["locals"] = torch.cat(list(local_views))
+            inputs["mixed_locals"] = torch.cat([plan.mix(view, self.mix_group) for view, plan in pairs])
+        return inputs
+
+    @torch.no_grad()
+    def keys_of(self, images: Tensor) -> Tensor:
+        """Keys [rows, projection_size] without gradient, of the momentum branch where there is one."""
+        if self.momentum_encoder is None or self.momentum_projector is None:
+            return self.projector(self.encoder(images))  # type: ignore[no-any-return]
+        return self.momentum_projector(self.momentum_encoder(images))  # type: ignore[no-any-return]
+
+    def target(self, row: Contrast, batch_size: int, num_mix: int, device: torch.device) -> SoftTargets:
+        """The sparse target of one row of the table for this process's queries."""
+        return soft_targets(
+            row.target(num_mix),
+            batch_size,
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            mix_group=self.mix_group,
+            smoothing=self.smoothing,
+            device=device,
+        )
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """[{decayed}, {not decayed}]: no decay on biases and one-dimensional parameters."""
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+
+    @property
+    def evaluation_encoder(self) -> nn.Module:
+        """The encoder that evaluations take: the momentum encoder where there is one."""
+        return self.encoder if self.momentum_encoder is None else self.momentum_encoder
+
+
+def build_model(config: Config, spec: EncoderSpec) -> ContrastiveModel:
+    """A newly initialised model, the same for the same config.seed; the global random state is left alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        encoder: Encoder = create_encoder(spec, config.model.drop_path, config.model.position_std)
+        return ContrastiveModel(
+            encoder,
+            heads.projector(spec.width, config.model.projector_width, config.model.projection_size),
+            heads.predictor(config.model.projector_width, config.model.projection_size),
+            momentum=config.method.momentum is not None,
+            smoothing=config.method.smoothing,
+            mix_group=config.method.mix_group,
+        )

@@ -1,0 +1,1 @@
+"""Encoders (timm Vision Transformers), heads, and loading them from what users have."""

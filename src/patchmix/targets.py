@@ -1,0 +1,136 @@
+"""Soft targets of the contrasts: method.md, "Targets". Rows are queries, columns are all R * N keys.
+
+    N  images per process (batch_size)     R, r  number of processes, this one's rank
+    M  images mixed into one (num_mix)     ε     smoothing
+
+A target is kept as offsets and weights: row i has weight w_d at the own column (i + d) mod N, for a few
+offsets d. Offsets that wrap onto each other add up. The dense [N, R * N] matrix is derived from it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+Offsets = dict[int, float]  # d: weight; the weights of a contrast sum to 1
+
+
+def origin_offsets(num_mix: int) -> Offsets:
+    """origin to origin: 1 at the image's own column."""
+    return {0: 1.0}
+
+
+def mix_to_origin_offsets(num_mix: int) -> Offsets:
+    """mix to origin: 1/M at each of the M images that were mixed."""
+    return dict.fromkeys(range(num_mix), 1 / num_mix)
+
+
+def mix_to_mix_offsets(num_mix: int) -> Offsets:
+    """mix to mix: (M - |d|)/M², the share of groups that two mixed images d apart have in common."""
+    return {d: (num_mix - abs(d)) / num_mix**2 for d in range(-num_mix + 1, num_mix)}
+
+
+class SoftTargets(NamedTuple):
+    """Targets of one contrast, sparse.
+
+    columns: [rows, num_offsets], int64, column of each weighted key.
+    weights: [num_offsets], float64, summing to 1.
+    num_keys: R * N.
+    smoothing: ε, spread evenly over all columns; the weights are scaled by 1 - ε.
+    """
+
+    columns: Tensor
+    weights: Tensor
+    num_keys: int
+    smoothing: float
+
+    def dense(self, dtype: torch.dtype | None = None) -> Tensor:
+        """[rows, num_keys]; every row sums to 1. Default type: torch's."""
+        dtype = dtype or torch.get_default_dtype()
+        shape = (self.columns.shape[0], self.num_keys)
+        # Made in double precision, so that a row sums to 1 as closely as `dtype` can say.
+        floor = self.smoothing / self.num_keys
+        target = torch.full(shape, floor, dtype=torch.float64, device=self.columns.device)
+        weights = ((1 - self.smoothing) * self.weights).expand_as(self.columns)
+        # DIFFERS: wrapped offsets are added; the reference overwrites (method.md, "Targets").
+        return target.scatter_add_(1, self.columns, weights).to(dtype)
+
+    def repeat(self, times: int) -> SoftTargets:
+        """The same rows again and again: the C local crops of a batch, concatenated crop by crop."""
+        return self._replace(columns=self.columns.repeat(times, 1))
+
+
+def soft_targets(
+    offsets: Offsets,
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    mix_group: int | None = None,
+    smoothing: float = 0.0,
+    device: torch.device | str | None = None,
+) -> SoftTargets:
+    """Targets with the given offsets for rank r's N queries.
+
+    mix_group: images among which offsets wrap, as in `MixPlan.sources` (None: the N of this process).
+    """
+    group = mix_group or batch_size
+    if batch_size % group:
+        raise ValueError(f"mix_group = {group} does not divide the batch of {batch_size}")
+    image = torch.arange(batch_size, device=device)[:, None]
+    steps = torch.tensor(list(offsets), device=device)
+    columns = rank * batch_size + image - image % group + (image % group + steps) % group
+    weights = torch.tensor(list(offsets.values()), dtype=torch.float64, device=device)
+    return SoftTargets(columns, weights, world_size * batch_size, smoothing)
+
+
+def origin_to_origin(
+    batch_size: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    smoothing: float = 0.0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """[batch_size, world_size * batch_size]: 1 at the own image (then smoothed)."""
+    offsets = origin_offsets(1)
+    return soft_targets(
+        offsets, batch_size, rank=rank, world_size=world_size, smoothing=smoothing, device=device
+    ).dense(dtype)
+
+
+def mix_to_origin(
+    batch_size: int,
+    num_mix: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    smoothing: float = 0.0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """[batch_size, world_size * batch_size]: 1/M at each image that was mixed in (then smoothed)."""
+    offsets = mix_to_origin_offsets(num_mix)
+    return soft_targets(
+        offsets, batch_size, rank=rank, world_size=world_size, smoothing=smoothing, device=device
+    ).dense(dtype)
+
+
+def mix_to_mix(
+    batch_size: int,
+    num_mix: int,
+    *,
+    rank: int = 0,
+    world_size: int = 1,
+    smoothing: float = 0.0,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """[batch_size, world_size * batch_size]: the share of groups in common, (M - |d|)/M² (then smoothed)."""
+    offsets = mix_to_mix_offsets(num_mix)
+    return soft_targets(
+        offsets, batch_size, rank=rank, world_size=world_size, smoothing=smoothing, device=device
+    ).dense(dtype)

@@ -1,0 +1,77 @@
+"""Soft-target InfoNCE against a plain loop; its precision under autocast."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from patchmix.losses import soft_info_nce
+from patchmix.targets import mix_to_mix, mix_to_mix_offsets, origin_to_origin, soft_targets
+
+
+def plain_loss(queries: Tensor, keys: Tensor, targets: Tensor, temperature: float) -> float:
+    """CE of method.md, "Loss of one step", row by row in Python floats."""
+    total = 0.0
+    for query, target in zip(queries.tolist(), targets.tolist(), strict=True):
+        logits = []
+        for key in keys.tolist():
+            norms = math.hypot(*query) * math.hypot(*key)
+            logits.append(sum(a * b for a, b in zip(query, key, strict=True)) / norms / temperature)
+        log_sum = math.log(sum(math.exp(logit) for logit in logits))
+        total -= sum(t * (logit - log_sum) for t, logit in zip(target, logits, strict=True))
+    return total / len(queries)
+
+
+@pytest.fixture
+def pairs() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(6, 5, generator=generator, dtype=torch.float64) for _ in range(2))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_equals_a_plain_loop_with_dense_and_with_sparse_targets(pairs: tuple[Tensor, Tensor], smoothing: float) -> None:
+    queries, keys = pairs
+    dense = mix_to_mix(6, 3, smoothing=smoothing, dtype=torch.float64)
+    sparse = soft_targets(mix_to_mix_offsets(3), 6, smoothing=smoothing)
+    expected = plain_loss(queries, keys, dense, 0.2)
+    assert soft_info_nce(queries, keys, dense, 0.2).item() == pytest.approx(expected, rel=1e-12)
+    assert soft_info_nce(queries, keys, sparse, 0.2).item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_gradient_is_right_and_reaches_the_queries_only(pairs: tuple[Tensor, Tensor]) -> None:
+    queries, keys = (pair.requires_grad_() for pair in pairs)
+    sparse = soft_targets(mix_to_mix_offsets(2), 6)
+    assert torch.autograd.gradcheck(lambda q: soft_info_nce(q, keys, sparse, 0.5), (queries,))
+    soft_info_nce(queries, keys, sparse, 0.5).backward()
+    assert keys.grad is None
+
+
+def test_does_not_depend_on_the_lengths_of_queries_and_keys(pairs: tuple[Tensor, Tensor]) -> None:
+    queries, keys = pairs
+    target = origin_to_origin(6, dtype=torch.float64)
+    torch.testing.assert_close(
+        soft_info_nce(queries, keys, target, 0.2), soft_info_nce(3 * queries, 0.1 * keys, target, 0.2)
+    )
+
+
+def test_is_the_logarithm_of_the_number_of_keys_when_all_keys_are_alike() -> None:
+    loss = soft_info_nce(torch.randn(7, 4), torch.ones(7, 4), origin_to_origin(7), 0.2)
+    assert loss.item() == pytest.approx(math.log(7), rel=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_stays_in_float32_under_autocast(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    # Of such length that squares overflow float16, and so similar that bfloat16 could not tell them apart.
+    base = 300 * torch.ones(8, 64)
+    queries = base + torch.randn(8, 64, generator=generator)
+    keys = base + torch.randn(8, 64, generator=generator)
+    expected = soft_info_nce(queries.to(dtype).float(), keys.to(dtype).float(), origin_to_origin(8), 0.01)
+    with torch.autocast("cpu", dtype=dtype):
+        loss = soft_info_nce(queries.to(dtype), keys.to(dtype), origin_to_origin(8), 0.01)
+    assert loss.dtype == torch.float32
+    assert loss.isfinite()
+    torch.testing.assert_close(loss, expected)
