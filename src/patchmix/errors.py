@@ -7,3 +7,11 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that could not go on (non-finite loss, out of memory, disk full): one line, exit code 1."""
+
+
+class SaidElsewhereError(Exception):
+    """Another process of this run has said what is wrong; this one only ends, with the same exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"said by another process; exit code {exit_code}")
+        self.exit_code = exit_code
