@@ -1,0 +1,1 @@
+"""How good frozen features are: kNN, few labels, and what can be said without labels."""
