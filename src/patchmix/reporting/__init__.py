@@ -1,0 +1,3 @@
+"""The report of a run: one self-contained HTML page."""
+
+from patchmix.reporting.page import report as report

@@ -1,0 +1,106 @@
+"""Section: what the features are worth, on test images, beside an untrained encoder and pixels."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from markupsafe import Markup
+
+from patchmix.evaluation.results import with_interval
+from patchmix.reporting.plots import Range, interval_plot
+from patchmix.reporting.run_files import Result, RunFiles
+from patchmix.reporting.section import Section
+
+SUBJECTS = {"": "this run", "pixels_": "raw pixels", "random_init_": "untrained encoder"}
+COMMANDS = {
+    "knn": ("Nearest neighbours", "weighted votes of the k most similar training images"),
+    "fewshot": ("Few labels", "logistic regression on the features of a few labelled images"),
+}
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A figure with its 95 % interval, None where the file has none."""
+
+    value: float
+    interval: tuple[float, float] | None
+
+    @property
+    def text(self) -> str:
+        """`96.4 ± 1.2`."""
+        return f"{self.value:.1f}" if self.interval is None else with_interval(self.value, self.interval)
+
+
+def figures(result: Result) -> dict[str, dict[str, Measured]]:
+    """{metric: {prefix: figure}} of a result; the prefixes are those of SUBJECTS."""
+    intervals = result.get("intervals") or {}
+    found: dict[str, dict[str, Measured]] = {}
+    for name, value in result["metrics"].items():
+        if not isinstance(value, int | float):
+            continue
+        prefix = next((each for each in SUBJECTS if each and name.startswith(each)), "")
+        interval = intervals.get(name)
+        pair = (float(interval[0]), float(interval[1])) if isinstance(interval, list) and len(interval) == 2 else None
+        found.setdefault(name.removeprefix(prefix), {})[prefix] = Measured(float(value), pair)
+    return found
+
+
+def main_metric(names: list[str]) -> str | None:
+    """The metric that a result is judged by: 20 neighbours where they were measured, else the first."""
+    return "top1_k20" if "top1_k20" in names else next(iter(names), None)
+
+
+def heading(metric: str) -> str:
+    """`top1_k20` as a column heading."""
+    if match := re.fullmatch(r"top1_k(\d+)", metric):
+        return f"k = {match[1]}"
+    if match := re.fullmatch(r"top1_(\d+)_per_class", metric):
+        return f"{match[1]} labels per class"
+    return metric
+
+
+def section(run: RunFiles) -> Section:
+    """Tables and plots of results/*.json."""
+    tables = [_table(command, result) for command, result in run.results.items()]
+    broken = [name for name in run.unreadable if name != "environment.json"]
+    return Section("measured", "What the features are worth", {"tables": tables, "broken": broken})
+
+
+def _table(command: str, result: Result) -> dict[str, Any]:
+    by_metric = figures(result)
+    title, how = COMMANDS.get(command, (command, ""))
+    prefixes = [each for each in SUBJECTS if any(each in row for row in by_metric.values())]
+    rows = [
+        (SUBJECTS[prefix], [row[prefix].text if prefix in row else "–" for row in by_metric.values()])
+        for prefix in prefixes
+    ]
+    metric = main_metric(list(by_metric))
+    data = result.get("data") or {}
+    return {
+        "title": title,
+        "how": how,
+        "columns": [heading(name) for name in by_metric],
+        "rows": rows,
+        "plot": _plot(by_metric[metric], heading(metric)) if metric else None,
+        "alt": _alt(by_metric[metric], heading(metric)) if metric else "",
+        "num_test": data.get("num_test"),
+        "num_train": data.get("num_train"),
+        "data": data.get("name"),
+        "checkpoint": result.get("checkpoint"),
+    }
+
+
+def _plot(row: dict[str, Measured], name: str) -> Markup | None:
+    ranges = [
+        Range(SUBJECTS[prefix], each.value, *(each.interval or (each.value, each.value)))
+        for prefix, each in ((prefix, row.get(prefix)) for prefix in SUBJECTS)
+        if each is not None
+    ]
+    return interval_plot(ranges, xlabel=f"right, % of the test images ({name})") if len(ranges) > 1 else None
+
+
+def _alt(row: dict[str, Measured], name: str) -> str:
+    parts = [f"{SUBJECTS[prefix]} {row[prefix].text} %" for prefix in SUBJECTS if prefix in row]
+    return f"Accuracy with 95 % intervals, {name}: " + ", ".join(parts)

@@ -1,0 +1,65 @@
+"""Section: what to try next, as commands to copy."""
+
+from __future__ import annotations
+
+import shlex
+
+from patchmix.reporting.run_files import RunFiles
+from patchmix.reporting.section import Section
+from patchmix.reporting.verdict import LEARNED, NOT_LEARNED, judge
+
+
+def section(run: RunFiles) -> Section:
+    """Commands, the most useful one first."""
+    return Section("next_steps", "What to try next", {"steps": _steps(run)})
+
+
+def _steps(run: RunFiles) -> list[tuple[str, str]]:
+    """(why, command) pairs."""
+    name = shlex.quote(str(run.directory))
+    other = shlex.quote(f"{run.directory}-2")
+    config = shlex.quote(str(run.directory / "config.yaml"))
+    again = f"patchmix pretrain --config {config} --output {other}"
+    level, _ = judge(run)
+    steps = []
+    if not run.finished:
+        steps.append(("Go on where it stopped.", f"patchmix pretrain --resume --output {name}"))
+    if run.num_checkpoints and "knn" not in run.results:
+        steps.append(
+            ("Measure it on test images (they need labels).", f"patchmix knn --checkpoint {name}"),
+        )
+    if run.num_checkpoints and "fewshot" not in run.results:
+        steps.append(
+            (
+                "See what ten labels a class are worth on its features.",
+                f"patchmix fewshot --checkpoint {name}",
+            )
+        )
+    if run.finished and level == NOT_LEARNED:
+        lr = run.config.optim.lr
+        steps.append(
+            (
+                "Train with a third of the learning rate, then three times it.",
+                f"{again} --optim.lr {lr / 3:.2g}",
+            )
+        )
+        steps.append(("Train without mixing, to see whether mixing is the cause.", f"{again} --method.num_mix 1"))
+    elif run.finished:
+        steps.append(("Train twice as long.", f"{again} --optim.epochs {2 * run.config.optim.epochs}"))
+        steps.append(
+            (
+                "Change one thing: mix one image more.",
+                f"{again} --method.num_mix {run.config.method.num_mix + 1}",
+            )
+        )
+    if level == LEARNED:
+        code = f"import patchmix; print(patchmix.load_encoder({str(run.directory)!r}))"
+        steps.append(
+            (
+                "Use the encoder: a timm model that turns images into features.",
+                f"python -c {shlex.quote(code)}",
+            )
+        )
+    if run.training:
+        steps.append(("Make this page again, with what is new.", f"patchmix report {name}"))
+    return steps
