@@ -33,13 +33,13 @@ def gather_rows(tensor: Tensor) -> Tensor:
     return torch.cat(gathered)
 
 
-def any_rank(flag: bool, device: torch.device) -> bool:
-    """Whether the flag is set on any process; all processes must call it."""
+def highest(value: int, device: torch.device) -> int:
+    """The largest value of any process; all processes must call it. Waits for the device if there are several."""
     if world_size() == 1:
-        return flag
-    value = torch.tensor(float(flag), device=device)
-    dist.all_reduce(value, op=dist.ReduceOp.MAX)
-    return bool(value.item())
+        return value
+    tensor = torch.tensor(value, device=device)
+    dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+    return int(tensor.item())
 
 
 def from_first(value: Any) -> Any:

@@ -6,8 +6,6 @@ M  images mixed into one        S  patches per group, floor(T / M)
 
 from __future__ import annotations
 
-from typing import Self
-
 import torch
 from torch import Tensor
 
@@ -50,12 +48,12 @@ class MixPlan:
         self.groups = torch.empty_like(group).scatter_(0, permutation, group)
 
     @classmethod
-    def draw(cls, num_patches: int, num_mix: int, patch_size: int, generator: torch.Generator | None = None) -> Self:
+    def draw(cls, num_patches: int, num_mix: int, patch_size: int, generator: torch.Generator | None = None) -> MixPlan:
         """A plan with a uniformly random permutation, drawn on the generator's device (CPU without one)."""
         device = generator.device if generator is not None else torch.device("cpu")
         return cls(torch.randperm(num_patches, generator=generator, device=device), num_mix, patch_size)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> MixPlan:
         """The same plan on another device; nothing is checked again and the copy does not stall a GPU."""
         plan = object.__new__(type(self))
         plan.num_mix, plan.patch_size = self.num_mix, self.patch_size

@@ -81,7 +81,7 @@ def load_encoder(
     if branch == "momentum" and not any(key.startswith(prefix) for key in state):
         prefix = "base_encoder."
     part = _without_head(_part(state, prefix, path))
-    encoder = create_encoder(spec_of(part, path, num_heads)).to(part["pos_embed"].dtype)
+    encoder: Encoder = create_encoder(spec_of(part, path, num_heads)).to(part["pos_embed"].dtype)
     load_exactly(encoder, part, path, prefix[:-1])
     encoder.eval()
     return encoder
@@ -93,9 +93,12 @@ def read_state(path: str | Path) -> State:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except pickle.UnpicklingError:
+        # torch's message advises to read the file unsafely.
+        raise UserError(f"{path} holds more than tensors (a pickled model?), or is no torch file: not read") from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} is not a checkpoint that can be read safely: {why}") from None
+        raise UserError(f"{path} cannot be read: {why}") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a reference checkpoint: it has no `state_dict` of tensors")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import timm
 import torch
@@ -50,7 +50,7 @@ class EncoderSpec:
         }
 
     @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> EncoderSpec:
         """The inverse of `to_dict`."""
 
         def frozen(value: Any) -> Any:

@@ -1,0 +1,154 @@
+"""Encoders from whatever a user has: a run, a file of ours, a reference .pth, or timm:MODEL."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import nn
+
+from patchmix import checkpoint
+from patchmix.errors import UserError
+from patchmix.interop import official
+from patchmix.models.vit import EncoderSpec, create_encoder
+
+
+@dataclass(frozen=True)
+class LoadedEncoder:
+    """An encoder in eval mode and where it comes from.
+
+    encoder: images [N, channels, height, width], normalised, to features [N, width], before any head.
+    spec: its architecture and the images it expects.
+    description: one line that says what was loaded.
+    config: the config of the run, where it is one of ours.
+    run_directory: the run it belongs to, where there is one.
+    timm_name: set for timm:MODEL.
+    """
+
+    encoder: nn.Module
+    spec: EncoderSpec
+    description: str
+    config: dict[str, Any] | None = None
+    run_directory: Path | None = None
+    timm_name: str | None = None
+
+    def untrained(self, seed: int) -> nn.Module:
+        """The same architecture before training, initialised as pre-training does, in eval mode."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if self.timm_name is not None:
+                model: nn.Module = timm.create_model(self.timm_name, pretrained=False, num_classes=0)
+            else:
+                position_std = (self.config or {}).get("model", {}).get("position_std", 0.02)
+                model = create_encoder(self.spec, position_std=position_std)
+        return model.eval()
+
+
+def resolve_encoder(source: str | Path, *, num_heads: int | None = None) -> LoadedEncoder:
+    """The encoder that `--checkpoint` names; of a run, the momentum encoder of the newest whole checkpoint.
+
+    Args:
+        source: a run directory, a `.safetensors` file of ours, a reference checkpoint (`.pth`, `.pt`,
+            `.tar`), or `timm:MODEL` with its pretrained weights.
+        num_heads: for reference checkpoints of unpublished widths; our files say it themselves.
+
+    Raises:
+        UserError: nothing there, not such a file, or tensors that do not all fit.
+    """
+    text = str(source)
+    if text.startswith("timm:"):
+        return _from_timm(text.removeprefix("timm:"))
+    path = Path(source)
+    if not path.exists():
+        raise UserError(f"checkpoint {text!r}: no such run or file (a model of timm's is named timm:MODEL)")
+    if path.is_dir():
+        return _from_run(path, num_heads)
+    if path.suffix == ".safetensors":
+        return _from_file(path, num_heads)
+    return _from_reference(path, num_heads)
+
+
+def load_encoder(source: str | Path, *, num_heads: int | None = None) -> nn.Module:
+    """The encoder alone: a timm model in eval mode (arguments and errors as in `resolve_encoder`)."""
+    return resolve_encoder(source, num_heads=num_heads).encoder
+
+
+def _from_run(path: Path, num_heads: int | None) -> LoadedEncoder:
+    found, damaged = checkpoint.newest_whole(path)
+    for line in damaged:
+        print(f"patchmix: {line}", file=sys.stderr)
+    if found is None:
+        if (path / "config.yaml").exists():
+            raise UserError(f"{path}: the run has no whole checkpoint yet; go on with pretrain --resume")
+        raise UserError(f"{path} is no run of patchmix (it has no checkpoints/step-*.safetensors)")
+    return _of_checkpoint(found, path, num_heads)
+
+
+def _from_file(path: Path, num_heads: int | None) -> LoadedEncoder:
+    try:
+        found = checkpoint.read(path)
+    except checkpoint.DamagedCheckpoint as error:
+        raise UserError(f"{path}: {error}") from None
+    run = path.parent.parent
+    return _of_checkpoint(found, run if (run / "config.yaml").exists() else None, num_heads)
+
+
+def _of_checkpoint(found: checkpoint.Checkpoint, run_directory: Path | None, num_heads: int | None) -> LoadedEncoder:
+    spec = EncoderSpec.from_dict(checkpoint.refuse_other_encoder(found.metadata, found.path))
+    if num_heads is not None and num_heads != spec.num_heads:
+        # The tensors would fit and the features would be nonsense.
+        raise UserError(f"num_heads = {num_heads}, but {found.path} was trained with {spec.num_heads}")
+    tensors = found.model_tensors()
+    momentum = any(name.startswith("momentum_encoder.") for name in tensors)
+    prefix = "momentum_encoder." if momentum else "encoder."
+    state = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+    encoder = create_encoder(spec)
+    count = official.load_exactly(encoder, state, found.path, prefix[:-1])
+    branch = "momentum encoder" if momentum else "encoder"
+    return LoadedEncoder(
+        encoder.eval(),
+        spec,
+        f"{branch} of {found.path}, step {found.step}: {count} of {count} tensors, {spec.num_heads} heads",
+        config=found.metadata.get("config"),
+        run_directory=run_directory,
+    )
+
+
+def _from_reference(path: Path, num_heads: int | None) -> LoadedEncoder:
+    encoder = official.load_encoder(path, num_heads=num_heads)
+    state = encoder.state_dict()
+    spec = official.spec_of(state, path, num_heads)
+    return LoadedEncoder(encoder.float(), spec, f"reference checkpoint {path}: {len(state)} of {len(state)} tensors")
+
+
+def _from_timm(name: str) -> LoadedEncoder:
+    if not timm.is_model(name):
+        near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
+        hint = f"; do you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"checkpoint timm:{name}: timm has no such model{hint}")
+    try:
+        model: Any = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # the hub's errors are many, none of them in timm's interface
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"checkpoint timm:{name}: its pretrained weights cannot be had ({why})") from None
+    cfg = model.pretrained_cfg
+    vit = isinstance(model, VisionTransformer)
+    spec = EncoderSpec(
+        name=name,
+        image_size=tuple(cfg["input_size"][1:]),
+        patch_size=model.patch_embed.patch_size[0] if vit else 1,
+        width=model.num_features,
+        depth=len(model.blocks) if vit else 0,
+        num_heads=model.blocks[0].attn.num_heads if vit else 0,
+        channels=cfg["input_size"][0],
+        pooling=str(getattr(model, "global_pool", "avg")),
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+    )
+    count = len(model.state_dict())
+    return LoadedEncoder(model.eval(), spec, f"timm model {name}: {count} of {count} tensors", timm_name=name)

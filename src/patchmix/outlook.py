@@ -1,0 +1,68 @@
+"""What is about to happen, in words, before it happens: images, steps, parameters, device, expected time."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from patchmix import schedules
+from patchmix.method import PATCHMIX
+from patchmix.preparation import Job
+from patchmix.progress import duration
+
+
+def estimate_step_seconds(job: Job, images: int = 16) -> float:
+    """Seconds a step, from two timed forward passes of the encoder and method.md's cost units.
+
+    A view that asks costs three forward passes (a backward counts two), a view that answers one; with
+    local crops by their number of patches. The heads and the data are not counted.
+    """
+    local_batch = job.config.optim.batch_size // job.fabric.world_size
+    images = min(images, local_batch)
+    batch = torch.zeros(images, job.spec.channels, *job.spec.image_size, device=job.fabric.device)
+    encoder = job.module.encoder
+    encoder.eval()  # no drop path, so no random numbers are used up
+    with torch.no_grad(), job.fabric.autocast():
+        encoder(batch)
+        _wait(job.fabric.device)
+        start = time.perf_counter()
+        encoder(batch)
+        _wait(job.fabric.device)
+    seconds = (time.perf_counter() - start) / images * local_batch
+    encoder.train()
+    queries = {row.query for row in PATCHMIX}
+    keys = {key for row in PATCHMIX for key in row.keys}
+    shared = 0 if job.module.momentum_encoder is not None else len(queries & keys)
+    crops = job.config.views.num_local_crops * (job.config.views.local_size // job.spec.patch_size) ** 2
+    units = 3 * len(queries) + len(keys) - shared + 2 * 3 * crops / job.spec.num_patches
+    return seconds * units
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def describe_plan(job: Job) -> str:
+    """What is about to happen, in words: images, steps, parameters, device, expected time."""
+    config, spec = job.config, job.spec
+    remaining = job.stop_step - job.directory.steps_done
+    encoder = sum(parameter.numel() for parameter in job.module.encoder.parameters())
+    trained = sum(parameter.numel() for parameter in job.module.parameters() if parameter.requires_grad)
+    warmup = schedules.num_warmup_steps(config, job.steps_per_epoch)
+    shortened = warmup < round(config.optim.warmup_epochs * job.steps_per_epoch)
+    processes = f"{job.fabric.world_size} × " if job.fabric.world_size > 1 else ""
+    seconds = estimate_step_seconds(job) * remaining
+    precision = job.fabric.strategy.precision.precision
+    return (
+        f"{len(job.source):,} images of {job.source.name}; {config.optim.epochs} epochs of {job.steps_per_epoch:,} "
+        f"steps, batch {config.optim.batch_size}, warm-up {warmup:,} steps"
+        + (" (shortened to half the run)" if shortened else "")
+        + f".\n{spec.name}: {encoder / 1e6:.2f} M parameters ({trained / 1e6:.2f} M trained with heads), "
+        f"{spec.image_size[0]} × {spec.image_size[1]} px in patches of {spec.patch_size}, M = {config.method.num_mix}, "
+        f"{'no momentum encoder' if config.method.momentum is None else 'momentum encoder'}.\n"
+        f"{processes}{job.fabric.device.type}, {torch.get_num_threads()} threads, {precision}, "
+        f"{job.loader.num_workers} data workers; {remaining:,} steps to go, at least {duration(seconds)}.\n"
+        f"Writing to {job.directory.path}."
+    )

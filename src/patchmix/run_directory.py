@@ -1,0 +1,166 @@
+"""A run's directory: who may write into it, and where a run goes on.
+
+config.yaml  environment.json  metrics.jsonl  skipped.tsv  checkpoints/  tensorboard/  report/  results/
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+from patchmix import checkpoint
+from patchmix.config import Config, to_dict
+from patchmix.environment import environment
+from patchmix.errors import UserError
+from patchmix.files import write_text
+from patchmix.metrics_file import METRICS_FILE, truncate_metrics
+from patchmix.recipes import dump
+
+CONFIG_FILE = "config.yaml"
+# What may differ from one start of a run to the next: how long it goes on, where things lie, and the machine.
+MAY_CHANGE = (
+    "output",
+    "max_steps",
+    "optim.epochs",
+    "data.root",
+    "data.num_workers",
+    "data.max_unreadable",
+    "run.",
+)
+
+
+@dataclass
+class RunDirectory:
+    """A directory that this process holds (`lock`), and the checkpoint that the run goes on from."""
+
+    path: Path
+    resumed: checkpoint.Checkpoint | None
+    messages: list[str]
+    lock: IO[str] | None
+
+    @property
+    def steps_done(self) -> int:
+        """Steps done before this start."""
+        return 0 if self.resumed is None else self.resumed.step
+
+    def close(self) -> None:
+        """Let other processes in."""
+        if self.lock is not None:
+            self.lock.close()
+
+
+def open_run_directory(config: Config, resume: bool, recipe: str | None = None) -> RunDirectory:
+    """Claim `config.output`: empty or absent for a new run, an existing run with --resume.
+
+    Raises:
+        UserError: a run that is there already without --resume, or none with it; foreign files; another
+            process in it; a config that differs in what may not change; a directory that cannot be written.
+    """
+    path = Path(config.output or "runs/pretrain")
+    try:
+        entries = sorted(entry.name for entry in path.iterdir()) if path.exists() else []
+    except NotADirectoryError:
+        raise UserError(f"output = {str(path)!r} is a file: name a directory") from None
+    except OSError as error:
+        raise UserError(f"output = {str(path)!r} cannot be read: {error.strerror}") from None
+    is_run = CONFIG_FILE in entries
+    foreign = [name for name in entries if name != ".lock"]
+    if resume and not is_run:
+        raise UserError(f"nothing to resume: {path} holds no run; leave --resume out to begin one")
+    if foreign and not is_run:
+        names = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+        raise UserError(f"output = {str(path)!r} holds other files ({names}): name a new or empty directory")
+    if is_run and not resume:
+        raise UserError(f"{path} holds a run already: add --resume to go on with it, or name another --output")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+    except OSError as error:
+        raise UserError(f"output = {str(path)!r} cannot be written: {error.strerror}") from None
+    directory = RunDirectory(path, None, [], lock)
+    try:
+        if resume:
+            _find_position(directory, config)
+        checkpoint.prune(path, len(checkpoint.list_checkpoints(path)))  # what an interrupted write left behind
+        write_text(path / CONFIG_FILE, dump(config))
+        _write_environment(path, recipe)
+    except BaseException:
+        directory.close()
+        raise
+    return directory
+
+
+def _write_environment(path: Path, recipe: str | None) -> None:
+    """The machine of the newest start, and the recipe that the run was begun with."""
+    file = path / "environment.json"
+    if recipe is None and file.exists():
+        with contextlib.suppress(ValueError, OSError, AttributeError):
+            recipe = json.loads(file.read_text(encoding="utf-8")).get("recipe")
+    write_text(file, json.dumps({"recipe": recipe, **environment()}, indent=2) + "\n")
+
+
+def _find_position(directory: RunDirectory, config: Config) -> None:
+    """Where the run goes on; what was logged after that is dropped, since it will be logged again."""
+    path = directory.path
+    changes = refuse_other_config(path, config)
+    directory.resumed, damaged = checkpoint.newest_whole(path)
+    where = (
+        f"{path} has no whole checkpoint: beginning at step 0."
+        if directory.resumed is None
+        else f"Going on from {directory.resumed.path.name} (step {directory.resumed.step})."
+    )
+    directory.messages += [*damaged, *changes, where]
+    truncate_metrics(path / METRICS_FILE, -1 if directory.resumed is None else directory.steps_done)
+
+
+def refuse_other_config(path: Path, config: Config) -> list[str]:
+    """One line for each option that differs from the run's own config.yaml and may.
+
+    Raises:
+        UserError: names every option that differs and may not.
+    """
+    try:
+        before = yaml.safe_load((path / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path / CONFIG_FILE} cannot be read: {error}") from None
+    old, new = flatten(before or {}), flatten(to_dict(config))
+    changed = [key for key in new if key in old and old[key] != new[key]]
+    refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
+    if refused:
+        differences = ", ".join(f"{key} {old[key]!r} → {new[key]!r}" for key in refused)
+        raise UserError(f"{path} was begun with other options ({differences}): give the same, or another --output")
+    return [f"Changed since the run began: {key} {old[key]!r} → {new[key]!r}." for key in changed]
+
+
+def refuse_other_data(resumed: checkpoint.Checkpoint, encoder: dict[str, Any], data: dict[str, Any]) -> None:
+    """Raise a UserError unless checkpoint and run mean the same architecture and the same images."""
+    for what, now in (("encoder", encoder), ("data", data)):
+        then = resumed.metadata.get(what, {})
+        keys = [key for key in now if then.get(key) != now[key]]
+        if keys:
+            differences = ", ".join(f"{what}.{key} {then.get(key)!r} → {now[key]!r}" for key in keys)
+            raise UserError(f"{resumed.path} belongs to another {what}: {differences}")
+
+
+def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"data": {"name": …}} as {"data.name": …}."""
+    flat: dict[str, Any] = {}
+    for key, value in section.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _lock(path: Path) -> IO[str]:
+    lock = (path / ".lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise UserError(f"another process is training in {path}: wait for it, or name another --output") from None
+    return lock

@@ -1,0 +1,104 @@
+"""The encoder: sizes, initialisation, position embeddings."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from tests.models import small_spec
+
+from patchmix.config import ModelConfig
+from patchmix.errors import UserError
+from patchmix.models.vit import EncoderSpec, create_encoder, resize_position_embeddings, resolve_spec
+
+RGB = {"channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}
+
+
+def resolve(image_size: tuple[int, int] = (32, 32), **options: Any) -> EncoderSpec:
+    return resolve_spec(ModelConfig(**options), image_size, **RGB)
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "millions"),
+    [("vit_tiny", (192, 12, 3), 5.4), ("vit_small", (384, 12, 12), 21.3), ("vit_base", (768, 12, 12), 85.3)],
+)
+def test_published_sizes(name: str, sizes: tuple[int, int, int], millions: float) -> None:
+    spec = resolve(name=name, patch_size=2)
+    assert (spec.width, spec.depth, spec.num_heads) == sizes
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in create_encoder(spec).parameters())
+    # 12 blocks of 12 width² + 13 width, the patch embedding, 257 positions, class token, final norm
+    width = sizes[0]
+    assert parameters == 12 * (12 * width**2 + 13 * width) + 13 * width + 257 * width + width + 2 * width
+    assert parameters / 1e6 == pytest.approx(millions, abs=0.1)
+
+
+def test_heads_are_the_papers_twelve_not_timms_six() -> None:
+    assert resolve(name="vit_small", patch_size=16).num_heads == 12
+    assert resolve(name="vit_small_patch16_224", patch_size=16).num_heads == 6
+    assert create_encoder(resolve(name="vit_small", patch_size=16)).blocks[0].attn.num_heads == 12
+
+
+def test_a_custom_width_gets_heads_that_divide_it() -> None:
+    assert resolve(name="vit_tiny", patch_size=4, width=64).num_heads == 2
+    with pytest.raises(UserError, match=r"model.num_heads"):
+        resolve(name="vit_tiny", patch_size=4, width=64, num_heads=5)
+
+
+def test_initialisation_is_moco_v3s() -> None:
+    spec = small_spec(width=96)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = create_encoder(spec, position_std=0.3)
+    block = encoder.blocks[0]
+
+    def within(weight: torch.Tensor, fan_in: int, fan_out: int) -> bool:
+        limit = math.sqrt(6 / (fan_in + fan_out))
+        return bool(0.95 * limit < weight.abs().max() <= limit)
+
+    assert within(block.attn.qkv.weight, 96, 96)  # q, k, v as separate matrices
+    assert within(block.mlp.fc1.weight, 96, 384)
+    assert within(encoder.patch_embed.proj.weight, 3 * 4 * 4, 96)
+    assert block.attn.qkv.bias.abs().max() == encoder.patch_embed.proj.bias.abs().max() == 0
+    assert encoder.cls_token.abs().max() < 1e-5
+    assert encoder.pos_embed.std().item() == pytest.approx(0.3 * 0.88, rel=0.1)  # σ of a normal cut at 2σ
+    assert encoder.norm.eps == block.norm1.eps == 1e-6
+
+
+@pytest.mark.parametrize("pooling", ["token", "avg"])
+def test_features_have_the_encoders_width_at_any_input_size(pooling: str) -> None:
+    encoder = create_encoder(small_spec(pooling=pooling)).eval()
+    for height, width in [(16, 16), (8, 8), (12, 20), (32, 16)]:
+        assert encoder(torch.randn(2, 3, height, width)).shape == (2, 24)
+
+
+@pytest.mark.parametrize(
+    "name", ["deit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "vit_base_patch16_clip_224"]
+)
+def test_any_timm_vit_builds_and_keeps_timms_features_at_its_own_size(name: str) -> None:
+    import timm
+
+    spec = resolve(image_size=(28, 28) if "14" in name else (32, 32), name=name, depth=1)
+    encoder = create_encoder(spec).eval()
+    options: dict[str, Any] = {"num_classes": 0, "depth": 1, "img_size": spec.image_size}
+    plain = timm.create_model(name, pretrained=False, global_pool="token", **options).eval()
+    plain.load_state_dict(encoder.state_dict())
+    images = torch.randn(2, 3, *spec.image_size)
+    torch.testing.assert_close(encoder(images), plain(images))
+
+
+def test_position_embeddings_keep_a_constant_and_hit_the_size_exactly() -> None:
+    constant = torch.full((1, 14 * 14, 5), 2.5)
+    for size in range(1, 40):
+        resized = resize_position_embeddings(constant, (14, 14), (size, size + 1))
+        assert resized.shape == (1, size * (size + 1), 5)
+        torch.testing.assert_close(resized, torch.full_like(resized, 2.5))
+
+
+def test_spec_survives_json() -> None:
+    import json
+
+    spec = small_spec()
+    assert EncoderSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
