@@ -1,0 +1,170 @@
+"""The command line: parse, call one function, turn what it raises into one line and an exit code.
+
+Imports no torch: what runs a command is imported when it runs, so that help and mistakes are instant.
+Exit codes: 0 done, 2 the user can mend it, 1 anything else, 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any
+
+from patchmix import recipes
+from patchmix.config import Config, FewshotConfig, KnnConfig
+from patchmix.config.options import Option
+from patchmix.errors import RunError, SaidElsewhereError, UserError
+from patchmix.parsing import Command, parse
+
+
+def _pretrain(given: dict[str, Any]) -> int:
+    recipe, file = given.pop("recipe", None), given.pop("config", None)
+    resume, show = given.pop("resume", False), given.pop("print_config", False)
+    config = recipes.resolve(recipe, file, given, resume=resume)
+    if show:
+        print(recipes.dump(config), end="")
+        return 0
+    from patchmix.pretraining import pretrain
+
+    return int(pretrain(config, resume=resume, recipe=recipe).exit_code)
+
+
+def _knn(given: dict[str, Any]) -> int:
+    config = recipes.resolve_evaluation(KnnConfig, given)
+    from patchmix.evaluation.knn import knn
+
+    knn(config)
+    return 0
+
+
+def _fewshot(given: dict[str, Any]) -> int:
+    config = recipes.resolve_evaluation(FewshotConfig, given)
+    from patchmix.evaluation.fewshot import fewshot
+
+    fewshot(config)
+    return 0
+
+
+def _report(given: dict[str, Any]) -> int:
+    from patchmix.reporting import report
+
+    print(f"The report is {report(given['run'])}")
+    return 0
+
+
+def _recipes(given: dict[str, Any]) -> int:
+    words = given.get("show") or []
+    if words:
+        if words[0] != "show" or len(words) != 2:
+            raise UserError(f"`patchmix recipes {' '.join(words)}` is not a command: recipes show NAME prints one")
+        print(recipes.find_recipe(words[1]).text, end="")
+        return 0
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("recipe", "what", "data", "time"):
+        table.add_column(heading, no_wrap=heading == "recipe")
+    for each in recipes.list_recipes():
+        table.add_row(each.name, each.what, each.data, each.time)
+    Console().print(table)
+    print("\nStart one:  patchmix pretrain --recipe NAME\nRead one:   patchmix recipes show NAME")
+    return 0
+
+
+COMMANDS = {
+    "pretrain": Command(
+        "train an encoder on images, without labels",
+        "[--recipe NAME | --config FILE] [--output DIR] [--resume] [--section.option VALUE ...]",
+        _pretrain,
+        Config,
+        (
+            Option("recipe", str | None, None, "start from this recipe; `patchmix recipes` lists them"),
+            Option("config", str | None, None, "a YAML file of options; they win over the recipe's"),
+            Option("resume", bool, False, "go on with the run in --output from its newest checkpoint"),
+            Option("print_config", bool, False, "print the config that results, and stop"),
+        ),
+    ),
+    "knn": Command(
+        "classify by nearest neighbours of frozen features",
+        "--checkpoint RUN_OR_FILE [--data.name NAME] [--output DIR] [--section.option VALUE ...]",
+        _knn,
+        KnnConfig,
+    ),
+    "fewshot": Command(
+        "classify from a few labelled images per class",
+        "--checkpoint RUN_OR_FILE [--data.name NAME] [--output DIR] [--section.option VALUE ...]",
+        _fewshot,
+        FewshotConfig,
+    ),
+    "report": Command("write a run's report page", "RUN", _report, positional=("run", None, "a run directory")),
+    "recipes": Command(
+        "list the recipes, or print one: recipes show NAME",
+        "[show NAME]",
+        _recipes,
+        positional=("show", "*", "'show NAME' prints that recipe; nothing lists them all"),
+    ),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code."""
+    try:
+        code = _run(sys.argv[1:] if argv is None else argv)
+        sys.stdout.flush()  # a closed pipe shows here, not in a traceback at the interpreter's end
+        return code
+    except KeyboardInterrupt:
+        return _fail("stopped", 130, "")
+    except BaseException as error:
+        return exit_code(error)
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        name, given = parse(COMMANDS, argv)
+        return COMMANDS[name].run(given) if name else 0
+    except SystemExit as stop:  # --help, --version, rich on a closed pipe
+        return stop.code if isinstance(stop.code, int) else 0
+
+
+def exit_code(error: BaseException) -> int:
+    """The exit code for an error that ended a command; says it on stderr in one line."""
+    debug = os.environ.get("PATCHMIX_DEBUG", "") not in ("", "0")
+    if debug:
+        traceback.print_exception(error)
+    if isinstance(error, UserError):
+        return _fail(str(error), 2)
+    if isinstance(error, RunError):
+        return _fail(str(error), 1)
+    if isinstance(error, SaidElsewhereError):
+        return error.exit_code
+    if isinstance(error, BrokenPipeError) and _stdout_is_closed():
+        return 1
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return _fail(f"{error.filename or 'a file'}: {error.strerror}; give a path that you may use", 2)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return _fail(f"no space left on the disk ({error.filename or 'while writing'}); make room, go on", 1)
+    package = os.path.dirname(__file__)
+    frames = [each for each in traceback.extract_tb(error.__traceback__) if each.filename.startswith(package)]
+    place = f" at {os.path.basename(frames[-1].filename)}:{frames[-1].lineno}" if frames else ""
+    hint = "" if debug else "; PATCHMIX_DEBUG=1 shows the traceback"
+    return _fail(f"{type(error).__name__}{place}: {error} (not foreseen, please report it{hint})", 1)
+
+
+def _fail(message: str, code: int, kind: str = "error: ") -> int:
+    print(f"patchmix: {kind}{' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def _stdout_is_closed() -> bool:
+    """Whether our own reader is gone (`patchmix recipes | head`), rather than some worker's pipe."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)  # errors are reported unasked
+    closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains
+    return closed

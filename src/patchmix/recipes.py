@@ -1,0 +1,196 @@
+"""Recipes and config files: found, read, put together, written. Imports no torch.
+
+Precedence: defaults < recipe < config file < command line (or keyword arguments). Each layer is checked on
+its own, so a message can say in which file the mistake is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from patchmix.config import Config, EvalConfig, to_dict
+from patchmix.config.options import Checked, all_options, build, coerce, flatten, nearest
+from patchmix.errors import UserError
+
+SUMMARY = "# summary: "
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe as `patchmix recipes` lists it; `text` is the whole file with its header."""
+
+    name: str
+    what: str
+    data: str
+    time: str
+    text: str
+
+
+def list_recipes() -> list[Recipe]:
+    """The recipes that come with the package, by name; each file's first line is its summary."""
+    found = []
+    for file in sorted(resources.files("patchmix").joinpath("recipe_files").iterdir(), key=lambda f: f.name):
+        if file.name.endswith(".yaml"):
+            text = file.read_text(encoding="utf-8")
+            summary = yaml.safe_load(text.partition("\n")[0].removeprefix(SUMMARY))
+            found.append(Recipe(file.name.removesuffix(".yaml"), text=text, **summary))
+    return found
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of that name; UserError with the names there are."""
+    known = {recipe.name: recipe for recipe in list_recipes()}
+    if name not in known:
+        hint = "; a file is given by --config" if Path(name).exists() else nearest(name, known)
+        raise UserError(f"there is no recipe {name!r}{hint} (recipes: {', '.join(known)})")
+    return known[name]
+
+
+def load_recipe(name: str) -> dict[str, Any]:
+    """A recipe's options as nested dictionaries; UserError if there is no such recipe."""
+    return _parse(find_recipe(name).text, f"recipe {name}")
+
+
+def load_file(path: str | Path) -> dict[str, Any]:
+    """A YAML file's options as nested dictionaries; UserError if it is absent or not such a file."""
+    path = Path(path)
+    if path.is_dir():
+        inside = path / "config.yaml"
+        hint = f"; did you mean {inside}?" if inside.is_file() else ""
+        raise UserError(f"the config file {path} is a directory{hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"there is no config file {path} (in {Path.cwd()})") from None
+    except UnicodeDecodeError:
+        raise UserError(f"the config file {path} is not text in UTF-8") from None
+    except OSError as error:
+        raise UserError(f"the config file {path} cannot be read: {error.strerror}") from error
+    return _parse(text, str(path))
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML lets the last of two equal keys win, which would silently drop half of a config."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                problem = f"{key.value} is there twice"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        content = yaml.load(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+        raise UserError(f"{where} is not valid YAML: {line}{error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that is none
+        raise UserError(f"{where} is not valid YAML: {' '.join(str(error).split())}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{where} is not a config: it holds no 'name: value' lines")
+    return content
+
+
+def _layer(given: Mapping[str, Any], config: type[Checked], where: str = "") -> dict[str, Any]:
+    """One layer, checked: {'section.key': value in the option's type}."""
+    try:
+        options = all_options(config)
+        return {name: coerce(options[name], value) for name, value in flatten(given, config).items()}
+    except UserError as error:
+        raise UserError(f"{where}: {error}") if where else error from None
+
+
+def resolve(
+    recipe: str | None = None,
+    config_file: str | Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    resume: bool = False,
+) -> Config:
+    """The config of a run from its layers; `overrides` has nested or dotted keys.
+
+    `resume` without recipe and file takes the run's own `config.yaml`. The output that nobody gave is
+    runs/RECIPE, or runs/FILE's name. UserError on any key, value or file that is not accepted.
+    """
+    given = _layer(overrides or {}, Config)
+    if resume and recipe is None and config_file is None:
+        config_file = _run_config(given.get("output"))
+    flat: dict[str, Any] = {}
+    if recipe is not None:
+        flat |= _layer(load_recipe(recipe), Config, f"recipe {recipe}")
+    if config_file is not None:
+        flat |= _layer(load_file(config_file), Config, str(config_file))
+    flat |= given
+    if not any(name.startswith("data.") for name in flat):
+        raise UserError("nothing says what to train on: give --recipe NAME (see `patchmix recipes`)")
+    if flat.get("output") is None:
+        name = recipe or (Path(config_file).stem if config_file else flat.get("data.name", "folder"))
+        flat["output"] = f"runs/{name}"
+    return build(Config, flat)
+
+
+def _run_config(output: str | None) -> Path:
+    if output is None:
+        raise UserError("resume needs to know the run: give --output RUN, or the recipe it was started with")
+    path = Path(output) / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"nothing to resume in {output}: there is no {path}; start it without --resume")
+    return path
+
+
+Evaluation = TypeVar("Evaluation", bound=EvalConfig)
+
+
+def resolve_evaluation(config: type[Evaluation], overrides: Mapping[str, Any]) -> Evaluation:
+    """The config of an evaluation; the data options nobody gave are those of the run, if it is one.
+
+    Another `data.name` than the run's takes nothing from the run: its root, size or channels would be
+    those of other images. UserError where neither run nor caller says which data.
+    """
+    flat = _layer(overrides, config)
+    checkpoint = flat.get("checkpoint")
+    if not checkpoint:
+        raise UserError("checkpoint is missing: give --checkpoint RUN, a weights file, or timm:MODEL")
+    if not Path(checkpoint).exists() and ":" not in checkpoint:
+        raise UserError(f"there is no checkpoint {checkpoint}: give a run directory, a file, or timm:MODEL")
+    run = find_run(checkpoint)
+    if run is not None:
+        layer = _layer(load_file(run / "config.yaml"), Config, str(run / "config.yaml"))
+        if flat.get("data.name", layer.get("data.name")) == layer.get("data.name"):
+            flat = {name: value for name, value in layer.items() if name.startswith("data.")} | flat
+    if not any(name in flat for name in ("data.name", "data.root")):
+        raise UserError(f"{checkpoint} does not say which data to use: give --data.name (and --data.root)")
+    return build(config, flat)
+
+
+def find_run(checkpoint: str) -> Path | None:
+    """The run directory that a checkpoint is, or lies in (RUN/checkpoints/FILE); else None."""
+    path = Path(checkpoint)
+    run = path.parent.parent if path.absolute().parent.name == "checkpoints" else path
+    return run if (run / "config.yaml").is_file() else None
+
+
+class _Dumper(yaml.SafeDumper):
+    pass
+
+
+_Dumper.add_representer(
+    list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True)
+)
+
+
+def dump(config: Checked) -> str:
+    """The whole config as YAML that `--config` reads back to an equal one."""
+    return yaml.dump(to_dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
