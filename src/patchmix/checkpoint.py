@@ -2,7 +2,8 @@
 
 `checkpoints/step-00001234.safetensors` holds the model's tensors under their own names and the
 optimiser's under `optimizer.`; its metadata holds one JSON object: format, versions, step, epoch,
-config, encoder (EncoderSpec), data, checksum. Nothing is ever unpickled.
+config, encoder (EncoderSpec), data, checksum. Nothing is ever unpickled. DIFFERS: the reference pickles
+whole models (decision 0003).
 """
 
 from __future__ import annotations

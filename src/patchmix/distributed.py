@@ -1,7 +1,8 @@
 """Everything that talks to other processes; no other module imports torch.distributed.
 
 Without an initialised process group every function is the one-process case, so nothing else in the
-package asks whether there is one. DIFFERS: the reference's mixer and losses ask the group themselves.
+package asks whether there is one. DIFFERS: the reference's mixer and losses ask the group themselves
+(decision 0008), and it needs CUDA and NCCL (decision 0005).
 """
 
 from __future__ import annotations

@@ -44,6 +44,11 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def counted(number: int, word: str) -> str:
+    """1 step, 2,000 steps."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def describe_plan(job: Job) -> str:
     """What is about to happen, in words: images, steps, parameters, device, expected time."""
     config, spec = job.config, job.spec
@@ -56,13 +61,14 @@ def describe_plan(job: Job) -> str:
     seconds = estimate_step_seconds(job) * remaining
     precision = job.fabric.strategy.precision.precision
     return (
-        f"{len(job.source):,} images of {job.source.name}; {config.optim.epochs} epochs of {job.steps_per_epoch:,} "
-        f"steps, batch {config.optim.batch_size}, warm-up {warmup:,} steps"
+        f"{len(job.source):,} images of {job.source.name}; {counted(config.optim.epochs, 'epoch')} of "
+        f"{counted(job.steps_per_epoch, 'step')}, batch {config.optim.batch_size}, warm-up {counted(warmup, 'step')}"
         + (" (shortened to half the run)" if shortened else "")
         + f".\n{spec.name}: {encoder / 1e6:.2f} M parameters ({trained / 1e6:.2f} M trained with heads), "
         f"{spec.image_size[0]} × {spec.image_size[1]} px in patches of {spec.patch_size}, M = {config.method.num_mix}, "
         f"{'no momentum encoder' if config.method.momentum is None else 'momentum encoder'}.\n"
-        f"{processes}{job.fabric.device.type}, {torch.get_num_threads()} threads, {precision}, "
-        f"{job.loader.num_workers} data workers; {remaining:,} steps to go, at least {duration(seconds)}.\n"
+        f"{processes}{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {precision}, "
+        f"{counted(job.loader.num_workers, 'data worker')}; {counted(remaining, 'step')} to go, "
+        f"roughly {duration(seconds)}.\n"
         f"Writing to {job.directory.path}."
     )

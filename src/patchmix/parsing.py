@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser
 
 import patchmix
-from patchmix.config import Config, EvalConfig
+from patchmix.config import Config, EvalConfig, KnnConfig
 from patchmix.config.options import (
     Checked,
     Option,
@@ -28,7 +28,7 @@ from patchmix.errors import UserError
 
 LISTS = """\
 Values are written as in YAML; null takes an option back to nothing: --data.limit null
-A list is several values, or one in brackets: --{example} 0.2 1.0  or  --{example} [0.2,1.0]
+A list is several values, or one in brackets: {example}
 """
 PRECEDENCE = "Precedence: defaults < --recipe < --config < command line\n"
 RUN_DATA = "Where --checkpoint is a run, data options that are not given are the run's\n"
@@ -122,9 +122,17 @@ def _parser(commands: Mapping[str, Command]) -> _Parser:
     return top
 
 
+def _list_example(config: type[Checked] | None) -> str:
+    if config is KnnConfig:
+        return "--k 10 20  or  --k [10,20]"
+    if config is Config:
+        return "--views.global_scale 0.2 1.0  or  --views.global_scale [0.2,1.0]"
+    return "--data.mean 0.5 0.5 0.5  or  --data.mean [0.5,0.5,0.5]"
+
+
 def _command_parser(name: str, command: Command) -> _Parser:
     lists = [each for each, option in command.options.items() if each != "data.mean" and option.is_list]
-    epilog = LISTS.format(example="views.global_scale" if command.config is Config else lists[0]) if lists else ""
+    epilog = LISTS.format(example=_list_example(command.config)) if lists else ""
     if command.config:
         epilog += (RUN_DATA if issubclass(command.config, EvalConfig) else PRECEDENCE) + REFERENCE
     parser = _Parser(

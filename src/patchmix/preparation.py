@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from patchmix import checkpoint, distributed
 from patchmix.config import Config, to_dict
-from patchmix.data.datasets import ImageSource, open_dataset, view_size
+from patchmix.data.datasets import ImageSource, open_dataset, read_or_next, view_size
 from patchmix.data.loading import Batch, TrainingLoader, check_batch_size, choose_num_workers, normalise
 from patchmix.environment import environment, resolve_device, resolve_precision, set_threads
 from patchmix.errors import RunError, SaidElsewhereError, UserError
@@ -26,6 +27,8 @@ from patchmix.models.vit import EncoderSpec, resolve_spec
 from patchmix.optim import create_optimizer, load_optimizer_tensors, optimizer_tensors
 from patchmix.randomness import draw_plan
 from patchmix.run_directory import RunDirectory, open_run_directory, refuse_other_data
+
+TRIAL_IMAGES = 8  # spread over the data set, read before the first step
 
 
 @dataclass
@@ -63,6 +66,11 @@ class Job:
     def stop_step(self) -> int:
         """The step after which this start ends: the last one, or max_steps."""
         return min(self.last_step, self.config.max_steps or self.last_step)
+
+    @property
+    def end(self) -> str:
+        """The option that says where this start ends."""
+        return "optim.epochs" if self.stop_step == self.last_step else "max_steps"
 
     def views(self, batch: Batch) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
         """Global and local views on the device, normalised, in float32."""
@@ -127,6 +135,12 @@ def start_fabric(config: Config) -> Fabric:
         raise UserError(
             f"run.num_devices = {config.run.num_devices}, but this machine has {torch.cuda.device_count()} CUDA devices"
         )
+    given = os.environ.get("WORLD_SIZE")
+    if given is not None and given.isdigit() and int(given) != processes:
+        raise UserError(
+            f"started as one of {given} processes (by torchrun or SLURM), but run.num_devices × run.num_nodes = "
+            f"{processes}: give --run.num_devices and --run.num_nodes for all of them"
+        )
     # Fabric announces every process on stderr, below the line that says what is wrong or what will happen.
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     several = processes > 1 or config.run.strategy == "ddp"
@@ -142,7 +156,8 @@ def start_fabric(config: Config) -> Fabric:
     fabric.launch()
     set_threads(config.run.num_threads)
     if config.run.deterministic:
-        torch.use_deterministic_algorithms(True)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for
+        torch.use_deterministic_algorithms(True, warn_only=True)  # bicubic resizing of positions has no such kernel
     return fabric
 
 
@@ -183,7 +198,7 @@ def prepare(config: Config, resume: bool, recipe: str | None, stack: contextlib.
         model, wrapped = fabric.setup(module, optimizer)
     if directory.resumed is not None:
         load_optimizer_tensors(module, optimizer, directory.resumed.optimizer_tensors())
-    return Job(config, recipe, fabric, source, spec, module, model, wrapped, loader, directory, mix_size)
+    return Job(config, directory.recipe, fabric, source, spec, module, model, wrapped, loader, directory, mix_size)
 
 
 def check_mix_size(config: Config, spec: EncoderSpec) -> int:
@@ -222,17 +237,21 @@ def claim(config: Config, resume: bool, recipe: str | None) -> RunDirectory:
         raise SaidElsewhereError(exit_code)
     if directory is None:
         resumed = None if path is None else checkpoint.read(path)
-        directory = RunDirectory(Path(config.output or ""), resumed, [], None)
+        directory = RunDirectory(Path(config.output or ""), resumed, [], None, recipe)
     return directory
 
 
 def trials(job: Job) -> None:
-    """Write and read a checkpoint of the real size before the first step, so that it does not fail hours in.
+    """Read some images, write and read a checkpoint of the real size: neither must fail hours in.
 
-    (The data needs no trial of its own: the first step comes right after, with the first batch.)
+    Raises:
+        UserError: no image can be read.
+        RunError: the checkpoint cannot be written, or does not come back.
     """
     if not job.main:
         return
+    for index in range(0, len(job.source), max(1, len(job.source) // TRIAL_IMAGES)):
+        read_or_next(job.source, index)
     tensors = job.tensors()
     if not job.directory.steps_done:  # the optimiser has no state yet, and will have two tensors a parameter
         trained = {name: value for name, value in job.module.named_parameters() if value.requires_grad}

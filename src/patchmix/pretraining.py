@@ -55,7 +55,7 @@ def pretrain(
         if done >= job.stop_step:
             if job.main:
                 console.print(
-                    f"The run in {path} is finished: {done:,} steps. Raise optim.epochs to go on.", soft_wrap=True
+                    f"The run in {path} is finished: {done:,} steps. Raise {job.end} to go on.", soft_wrap=True
                 )
             return RunResult(path, done, 0)
         trials(job)
@@ -68,7 +68,7 @@ def pretrain(
             done,
             total_steps=job.stop_step,
             steps_per_epoch=job.steps_per_epoch,
-            title=recipe or config.data.name,
+            title=job.recipe or config.data.name,
             main=job.main,
         ) as tracker:
             step = train(job, tracker, interrupted)
@@ -122,7 +122,6 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
         }
         if local_views:
             record |= {"loss_local": losses.local, "loss_local_mix": losses.local_mix}
-        began = ended
         broken = tracker.log_step(record) is not None
         # All processes stop at the same step, whichever of them got the signal or the loss.
         trouble = distributed.highest(BROKEN if broken else STOPPING if interrupted else 0, fabric.device)
@@ -136,6 +135,7 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
             job.save(step)
         if trouble:
             break
+        began = time.perf_counter()  # what was evaluated and saved is no waiting for data
     return step
 
 

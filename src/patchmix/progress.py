@@ -156,12 +156,13 @@ class Lines:
         self._console, self._pace, self._clock = console, pace, clock
         self._begun = self._last = clock()
         self._first = pace.step + 1
+        self._said = -1  # step of the last line
 
     def update(self) -> None:
         now, step = self._clock(), self._pace.step
         expected = now - self._begun + (self._pace.seconds_left or 0)
         interval = min(max(expected / 100, 20), 600)
-        if now - self._last >= interval or step == self._first:
+        if now - self._last >= interval or (step == self._first and step != self._said):
             self._print(now)
 
     def evaluated(self, record: Mapping[str, Any]) -> None:
@@ -170,7 +171,7 @@ class Lines:
             self._print(now, _evaluation_text(record))
 
     def _print(self, now: float, evaluation: str = "") -> None:
-        self._last = now
+        self._last, self._said = now, self._pace.step
         parts, pace = self._pace.parts(), self._pace
         share = f"{100 * pace.step / pace.total_steps:3.0f} %"
         figures = [f"step {parts['step']}", parts["epoch"], parts["loss"], parts["rate"], parts["left"]]

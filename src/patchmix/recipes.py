@@ -134,6 +134,9 @@ def resolve(
         flat |= _layer(load_file(config_file), Config, str(config_file))
     flat |= given
     if not any(name.startswith("data.") for name in flat):
+        output = str(flat.get("output") or "")
+        if output and (Path(output) / "config.yaml").is_file():
+            raise UserError(f"{output} holds a run: add --resume to go on with it, or --recipe NAME for a new one")
         raise UserError("nothing says what to train on: give --recipe NAME (see `patchmix recipes`)")
     if flat.get("output") is None:
         name = recipe or (Path(config_file).stem if config_file else flat.get("data.name", "folder"))

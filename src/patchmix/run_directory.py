@@ -43,6 +43,7 @@ class RunDirectory:
     resumed: checkpoint.Checkpoint | None
     messages: list[str]
     lock: IO[str] | None
+    recipe: str | None  # that the run was begun with
 
     @property
     def steps_done(self) -> int:
@@ -83,26 +84,26 @@ def open_run_directory(config: Config, resume: bool, recipe: str | None = None) 
         lock = _lock(path)
     except OSError as error:
         raise UserError(f"output = {str(path)!r} cannot be written: {error.strerror}") from None
-    directory = RunDirectory(path, None, [], lock)
+    directory = RunDirectory(path, None, [], lock, recipe)
     try:
         if resume:
             _find_position(directory, config)
         checkpoint.prune(path, len(checkpoint.list_checkpoints(path)))  # what an interrupted write left behind
         write_text(path / CONFIG_FILE, dump(config))
-        _write_environment(path, recipe)
+        _write_environment(directory)
     except BaseException:
         directory.close()
         raise
     return directory
 
 
-def _write_environment(path: Path, recipe: str | None) -> None:
+def _write_environment(directory: RunDirectory) -> None:
     """The machine of the newest start, and the recipe that the run was begun with."""
-    file = path / "environment.json"
-    if recipe is None and file.exists():
+    file = directory.path / "environment.json"
+    if directory.recipe is None and file.exists():
         with contextlib.suppress(ValueError, OSError, AttributeError):
-            recipe = json.loads(file.read_text(encoding="utf-8")).get("recipe")
-    write_text(file, json.dumps({"recipe": recipe, **environment()}, indent=2) + "\n")
+            directory.recipe = json.loads(file.read_text(encoding="utf-8")).get("recipe")
+    write_text(file, json.dumps({"recipe": directory.recipe, **environment()}, indent=2) + "\n")
 
 
 def _find_position(directory: RunDirectory, config: Config) -> None:

@@ -30,7 +30,8 @@ def cosine(start: float, end: float, step: int, num_steps: int) -> float:
 def num_warmup_steps(config: Config, steps_per_epoch: int) -> int:
     """Steps of linear warm-up: optim.warmup_epochs, but at most half the run.
 
-    So a recipe that is shortened by --optim.epochs still reaches its peak learning rate.
+    So a recipe that is shortened by --optim.epochs still reaches its peak learning rate. DIFFERS: the reference
+    takes the warm-up as it is (decision 0004).
     """
     wanted = round(config.optim.warmup_epochs * steps_per_epoch)
     return min(wanted, config.optim.epochs * steps_per_epoch // 2)
@@ -42,7 +43,7 @@ def settings_at(step: int, config: Config, steps_per_epoch: int) -> StepSettings
     Learning rate: linear from 0 to lr * batch_size / 256 over the warm-up, then cosine to final_lr.
     Weight decay and momentum: cosine over the whole run. Temperature: constant (DIFFERS: the reference's
     warm-up of it makes short runs fail). DIFFERS: momentum changes every step; the reference's only once
-    an epoch, by mistake.
+    an epoch, by mistake. (Both: decision 0004.)
     """
     optim, method = config.optim, config.method
     total = optim.epochs * steps_per_epoch

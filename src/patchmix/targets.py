@@ -54,7 +54,7 @@ class SoftTargets(NamedTuple):
         floor = self.smoothing / self.num_keys
         target = torch.full(shape, floor, dtype=torch.float64, device=self.columns.device)
         weights = ((1 - self.smoothing) * self.weights).expand_as(self.columns)
-        # DIFFERS: wrapped offsets are added; the reference overwrites (method.md, "Targets").
+        # DIFFERS: wrapped offsets are added; the reference overwrites (method.md, "Targets"; decision 0008).
         return target.scatter_add_(1, self.columns, weights).to(dtype)
 
     def repeat(self, times: int) -> SoftTargets:

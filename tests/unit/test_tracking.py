@@ -31,9 +31,7 @@ class Clock:
 
 
 def config(**run: Any) -> Config:
-    return Config(
-        optim=OptimConfig(epochs=4, batch_size=64, warmup_epochs=1), run=RunConfig(tensorboard=False, **run)
-    )
+    return Config(optim=OptimConfig(epochs=4, batch_size=64, warmup_epochs=1), run=RunConfig(tensorboard=False, **run))
 
 
 def tracker(directory: Path, settings: Config | None = None, resume_step: int = 0, **options: Any) -> Tracker:
@@ -52,9 +50,7 @@ def lines(directory: Path) -> list[dict[str, Any]]:
 
 def test_tensors_become_numbers_and_none_becomes_null(tmp_path: Path) -> None:
     with tracker(tmp_path) as log:
-        log.log_step(
-            record(1, torch.tensor(2.5), lr=0.1, momentum=None, grad_norm=torch.tensor(0.5).double())
-        )
+        log.log_step(record(1, torch.tensor(2.5), lr=0.1, momentum=None, grad_norm=torch.tensor(0.5).double()))
     expected = {"step": 1, "epoch": 0, "loss": 2.5, "images_per_second": 1600.0}
     assert lines(tmp_path) == [{**expected, "lr": 0.1, "momentum": None, "grad_norm": 0.5}]
 
@@ -106,9 +102,7 @@ def test_other_processes_check_losses_but_write_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "torn", [b"", b'{"step": 7, "lo', b"\x00\x00\x00", b'{"step": 8}', b"[1, 2]\n", b"\n"]
-)
+@pytest.mark.parametrize("torn", [b"", b'{"step": 7, "lo', b"\x00\x00\x00", b'{"step": 8}', b"[1, 2]\n", b"\n"])
 def test_resume_leaves_every_step_once_wherever_the_run_was_killed(tmp_path: Path, torn: bytes) -> None:
     path = tmp_path / "metrics.jsonl"
     whole = b"".join(json.dumps(record(step)).encode() + b"\n" for step in range(1, 7))
@@ -219,9 +213,7 @@ def test_a_log_file_gets_few_plain_lines_that_read_well(tmp_path: Path) -> None:
             clock.now += 0.5
             log.log_step(record(step, 4.0))
             if step % 100 == 0:
-                log.log_epoch(
-                    {"step": step, "epoch": step // 100, "knn_top1": 90.0 + step / 100, "rankme": 12.0}
-                )
+                log.log_epoch({"step": step, "epoch": step // 100, "knn_top1": 90.0 + step / 100, "rankme": 12.0})
     shown = file.getvalue().splitlines()
     assert shown[0] == "  0 %  step 1/400  epoch 1/4  loss 4.000  1,600 images/s"
     assert shown[1] == " 10 %  step 41/400  epoch 1/4  loss 4.000  1,600 images/s  3 min 00 s left"

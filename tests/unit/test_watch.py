@@ -18,9 +18,7 @@ def test_a_loss_at_guessing_after_the_warm_up_is_named() -> None:
     assert "optim.lr" in text
 
 
-@pytest.mark.parametrize(
-    ("loss", "step"), [(CHANCE * 0.95, 300), (CHANCE * 1.05, 300), (CHANCE, 249), (math.nan, 300)]
-)
+@pytest.mark.parametrize(("loss", "step"), [(CHANCE * 0.95, 300), (CHANCE * 1.05, 300), (CHANCE, 249), (math.nan, 300)])
 def test_a_loss_off_guessing_or_still_warming_up_is_not(loss: float, step: int) -> None:
     assert loss_at_chance([loss] * WINDOW, 64, step, warmup_steps=250) is None
 

@@ -38,10 +38,10 @@ class DataConfig(Checked):
         None, "where the data lies, or is downloaded to (cifar10, cifar100; null: data/); required for folder"
     )
     num_workers: int | None = option(
-        None, "processes that read images (null: by cores; 0 for data in memory)", NON_NEGATIVE
+        None, "processes that read images (null: by cores; 0 where reading costs little)", NON_NEGATIVE
     )
     image_size: int | None = option(
-        None, "height and width of a global view in pixels (null: the data set's, 224 for folder)", POSITIVE
+        None, "height and width in pixels of what the encoder sees (null: the data set's, 224 for folder)", POSITIVE
     )
     limit: int | None = option(
         None, "training images to use: a fixed subset, stratified where labels exist (null: all)", POSITIVE

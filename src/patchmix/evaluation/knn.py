@@ -1,5 +1,7 @@
 """Weighted nearest-neighbour classification of frozen features (method.md, Evaluation).
 
+DIFFERS: the reference's kNN passes the features through a randomly initialised 1000-way head (decision 0013).
+
 shapes: q test (query) images, n training images, d width, c classes
 """
 

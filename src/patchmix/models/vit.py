@@ -23,7 +23,7 @@ from patchmix.config import ModelConfig
 from patchmix.errors import UserError
 
 # method.md, "Pre-training recipes": width, depth, heads. DIFFERS from timm: its ViT-S has 6 heads; the
-# tensors have the same shapes, so the number of heads travels in every file of ours (EncoderSpec).
+# tensors have the same shapes, so the number of heads travels in every file of ours (EncoderSpec; decision 0006).
 PUBLISHED_SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 12), "vit_base": (768, 12, 12)}
 PUBLISHED_HEADS = {width: heads for width, _, heads in PUBLISHED_SIZES.values()}
 
@@ -91,7 +91,7 @@ def resize_position_embeddings(position: Tensor, old: tuple[int, int], new: tupl
     """[1, g * g', D] to [1, h * w, D]: method.md, "Networks" (so does DINO).
 
     Bicubic with the scale factors (h + 0.1)/g and (w + 0.1)/g passed as such, without antialiasing.
-    DIFFERS from timm, which passes the size and antialiases: the features differ slightly.
+    DIFFERS from timm, which passes the size and antialiases: the features differ slightly (decision 0011).
     """
     grid = position.reshape(1, *old, -1).permute(0, 3, 1, 2)
     factors = ((new[0] + 0.1) / old[0], (new[1] + 0.1) / old[1])
@@ -183,7 +183,8 @@ def create_encoder(spec: EncoderSpec, drop_path: float = 0.0, position_std: floa
         weight_init="moco",
     )
     model.__class__ = Encoder  # timm's factory offers no other class; only _pos_embed differs
-    # timm's "moco" leaves out the patch embedding (Xavier over channels * p² inputs, zero bias).
+    # DIFFERS from timm, whose "moco" leaves out the patch embedding (Xavier over channels * p² inputs, zero bias;
+    # decision 0011).
     limit = math.sqrt(6 / (spec.channels * spec.patch_size**2 + spec.width))
     nn.init.uniform_(model.patch_embed.proj.weight, -limit, limit)
     if model.patch_embed.proj.bias is not None:
