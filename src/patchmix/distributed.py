@@ -43,6 +43,15 @@ def highest(value: int, device: torch.device) -> int:
     return int(tensor.item())
 
 
+def gather_objects(value: Any) -> list[Any]:
+    """Every process's value (picklable), in the order of ranks; all processes must call it."""
+    if world_size() == 1:
+        return [value]
+    gathered: list[Any] = [None] * world_size()
+    dist.all_gather_object(gathered, value)
+    return gathered
+
+
 def from_first(value: Any) -> Any:
     """Rank 0's value (picklable), on every process; all processes must call it."""
     if world_size() == 1:

@@ -25,7 +25,8 @@ from patchmix.schedules import settings_at
 from patchmix.skipped import SkippedFiles
 from patchmix.tracking import Tracker
 
-STOPPING, BROKEN = 1, 2  # why a process wants all to stop: a signal; a loss that is not finite
+# What a process has to tell the others after a step: files it skipped (1), a signal, a loss that is not finite.
+STOPPING, BROKEN = 2, 3
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,6 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
         optimizer.step()
         optimizer.zero_grad()
 
-        skipped.add(batch)
         ended = time.perf_counter()
         record = {
             "step": step,
@@ -124,16 +124,19 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
             record |= {"loss_local": losses.local, "loss_local_mix": losses.local_mix}
         broken = tracker.log_step(record) is not None
         # All processes stop at the same step, whichever of them got the signal or the loss.
-        trouble = distributed.highest(BROKEN if broken else STOPPING if interrupted else 0, fabric.device)
+        own = BROKEN if broken else STOPPING if interrupted else 0
+        trouble = distributed.highest(max(own, int(skipped.add(batch))), fabric.device)
         if trouble == BROKEN:
             raise non_finite(job, tracker.flush() or step)
+        if trouble:
+            skipped.share()
         if step % job.steps_per_epoch == 0:
             evaluate(job, tracker, step)
-        if is_due(job, step) or trouble:
+        if is_due(job, step) or trouble == STOPPING:
             if (bad := tracker.flush()) is not None:
                 raise non_finite(job, bad)
             job.save(step)
-        if trouble:
+        if trouble == STOPPING:
             break
         began = time.perf_counter()  # what was evaluated and saved is no waiting for data
     return step

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchmix.data.datasets import ImageSource
-from patchmix.data.loading import Batch, UnreadableLimit
-from patchmix.errors import RunError
+from patchmix import distributed
+from patchmix.data.loading import Batch, Skipped
+from patchmix.data.sources import ImageSource
+from patchmix.data.unreadable import UnreadableLimit
+from patchmix.errors import RunError, SaidElsewhereError, UserError
 
 FILE = "skipped.tsv"
 
 
 class SkippedFiles:
-    """Lists unreadable files in the run's skipped.tsv (path, tab, why), each once, also after a resume."""
+    """Lists unreadable files in the run's skipped.tsv (path, tab, why), each once, also after a resume.
+
+    Every process `add`s its batches; once one of them has something new, all call `share`, and the first writes.
+    """
 
     def __init__(self, run_directory: Path, source: ImageSource, max_unreadable: float) -> None:
         self.path = run_directory / FILE
@@ -21,23 +26,45 @@ class SkippedFiles:
             lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
             known = [line.split("\t", 1)[0] for line in lines]
         self.limit = UnreadableLimit(source, max_unreadable, known)
+        self._new: list[Skipped] = []
 
-    def add(self, batch: Batch) -> None:
-        """Take note of what a batch had to skip.
+    def add(self, batch: Batch) -> bool:
+        """Take note of what a batch had to skip; True where there is something to share."""
+        self._new += self.limit.add(batch)
+        return bool(self._new)
+
+    def share(self) -> None:
+        """List what any process found; all processes must call it.
 
         Raises:
             UserError: of at least 200 files tried, more than data.max_unreadable could not be read.
         """
-        new = self.limit.add(batch)
-        if not new:
-            return
-        lines = [f"{_field(skipped.path)}\t{_field(skipped.why)}\n" for skipped in new]
+        processes = distributed.gather_objects(self._new)
+        new = list(self._new)
+        for rank, found in enumerate(processes):
+            if rank != distributed.rank():
+                new += self.limit.mark(found)
+        self._new = []
+        error: UserError | None = None
+        if distributed.rank() == 0:
+            self._write(new)
+            try:
+                self.limit.check(len(processes))
+            except UserError as caught:
+                error = caught
+        too_many = distributed.from_first(error is not None)
+        if error is not None:
+            raise error
+        if too_many:
+            raise SaidElsewhereError(2)
+
+    def _write(self, skipped: list[Skipped]) -> None:
+        lines = [f"{_field(each.path)}\t{_field(each.why)}\n" for each in skipped]
         try:
             with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:
                 file.writelines(lines)
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}") from error
-        self.limit.check()
 
 
 def _field(text: str) -> str:

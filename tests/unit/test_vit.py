@@ -102,3 +102,30 @@ def test_spec_survives_json() -> None:
 
     spec = small_spec()
     assert EncoderSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_tiny", "vit_small_patch16_18x2_224", "vit_base_patch16_clip_224", "vit_little_patch16_reg4_gap_256"]
+)
+def test_computing_the_class_token_alone_changes_no_feature_and_no_gradient(name: str) -> None:
+    from timm.models.vision_transformer import VisionTransformer
+
+    spec = resolve(name=name, patch_size=8, width=24, num_heads=3, depth=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = create_encoder(spec, drop_path=0.3).double().train()
+    images = torch.randn(5, 3, 32, 32, dtype=torch.float64)
+
+    def run(forward: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        encoder.zero_grad()
+        with torch.random.fork_rng():
+            torch.manual_seed(1)  # the same drop path
+            features = forward(encoder, images)
+        features.square().sum().backward()
+        return features.detach(), [parameter.grad.clone() for parameter in encoder.parameters()]
+
+    features, gradients = run(type(encoder).forward)
+    expected, expected_gradients = run(VisionTransformer.forward)
+    torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-12)
+    for found, gradient in zip(gradients, expected_gradients, strict=True):
+        torch.testing.assert_close(found, gradient, rtol=1e-8, atol=1e-10)

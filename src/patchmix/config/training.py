@@ -140,8 +140,9 @@ class ViewsConfig(Checked):
     shift: float = option(0.1, "largest shift, as a share of the image (digits)", NON_NEGATIVE)
     rotation: float = option(12.0, "largest rotation in degrees (digits)", NON_NEGATIVE)
     shear: float = option(0.15, "largest shear (digits)", NON_NEGATIVE)
-    elastic: float = option(0.07, "spread (σ) of elastic displacements, as a share of the image (digits)", NON_NEGATIVE)
+    elastic: float = option(0.07, "largest elastic displacement, as a share of the image (digits)", NON_NEGATIVE)
     elastic_grid: int = option(5, "control points a side of the elastic displacement (digits)", AT_LEAST_TWO)
+    thickness: float = option(0.0, "largest change of stroke thickness, 0 to 1 (digits)", FRACTION)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from patchmix.config import ModelConfig
 from patchmix.errors import UserError
+from patchmix.models.class_token import class_token_of, is_plain
 
 # method.md, "Pre-training recipes": width, depth, heads. DIFFERS from timm: its ViT-S has 6 heads; the
 # tensors have the same shapes, so the number of heads travels in every file of ours (EncoderSpec; decision 0006).
@@ -66,6 +67,15 @@ class EncoderSpec:
 
 class Encoder(VisionTransformer):  # type: ignore[misc]  # timm is untyped
     """timm's ViT, which takes any input size by resizing its position embeddings as method.md says."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [B, D]. Where only the class token is read, the last block computes nothing else."""
+        last = self.blocks[-1]
+        if self.global_pool != "token" or self.grad_checkpointing or not is_plain(last):
+            return super().forward(x)  # type: ignore[no-any-return]
+        tokens = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
+        token = class_token_of(last, self.blocks[:-1](tokens))
+        return self.forward_head(self.norm(token))  # type: ignore[no-any-return]
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]

@@ -1,0 +1,27 @@
+"""What a data loader hands over for one step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+
+class Skipped(NamedTuple):
+    """An image that could not be read, and was replaced by the next one that could."""
+
+    image_index: int
+    path: str
+    why: str
+
+
+class Batch(NamedTuple):
+    """The views of one step on one rank: uint8 [n, channels, height, width] each.
+
+    `indices` [n] are the images that are really in it, `skipped` those that should have been.
+    """
+
+    views: tuple[torch.Tensor, torch.Tensor]
+    local_views: tuple[torch.Tensor, ...]
+    indices: torch.Tensor
+    skipped: list[Skipped]

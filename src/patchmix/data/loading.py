@@ -1,0 +1,268 @@
+"""Batches for training: the order of the images, the worker processes, and what could not be read."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms.v2 import functional as transforms
+
+from patchmix.config import Config
+from patchmix.data.batches import Batch, Skipped
+from patchmix.data.datasets import ImageSource, read_or_next, view_size
+from patchmix.data.streams import Purpose, keyed_generator
+from patchmix.data.unreadable import UnreadableLimit
+from patchmix.data.views import ViewMaker
+from patchmix.errors import RunError, UserError
+
+Key = tuple[int, int]  # epoch, image index
+
+MOST_WORKERS = 16
+
+
+def epoch_order(num_images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
+    """The order of the images in an epoch: a permutation keyed by (seed, epoch)."""
+    return keyed_generator(Purpose.ORDER, seed, epoch).permutation(num_images).astype(np.int64, copy=False)
+
+
+def choose_num_workers(source: ImageSource, config: Config) -> int:
+    """data.num_workers, else by the work and the cores that this process may use.
+
+    None for digits in memory, whose views take a few milliseconds a batch; else one for each core but one, at
+    least one and at most 16, shared among the processes of this machine.
+    """
+    if config.data.num_workers is not None:
+        return config.data.num_workers
+    if source.in_memory and config.views.kind == "digits":
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_WORKERS, cores // config.run.num_devices - 1))
+
+
+def normalise(
+    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """(images / 255 - mean) / std, per channel: uint8 [n, c, h, w] -> dtype, on the same device."""
+    scaled = transforms.to_dtype(images, torch.float32, scale=True)
+    normalised: torch.Tensor = transforms.normalize(scaled, list(mean), list(std), inplace=True)
+    return normalised.to(dtype)
+
+
+class TrainingLoader:
+    """Batches of one rank, one per step, from step `steps_done` + 1 to `total_steps`.
+
+    Rank r takes the contiguous slice r of every global batch; incomplete last batches of an epoch are
+    dropped. The worker processes live over all epochs, and starting in the middle of an epoch costs nothing.
+    The batches do not depend on the number of workers, on the number of ranks, or on where the loader
+    started.
+
+    Args:
+        num_workers: processes that read images; 0 reads in this one (`choose_num_workers` has a default).
+
+    Raises:
+        UserError: fewer images than a global batch; while iterating: no image can be read.
+        RunError: while iterating: a worker process died.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        config: Config,
+        *,
+        steps_done: int,
+        total_steps: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        check_batch_size(source, config.optim.batch_size, world_size)
+        self.steps_per_epoch = len(source) // config.optim.batch_size
+        self.num_workers = num_workers
+        self._steps = _Steps(
+            len(source),
+            config.optim.batch_size,
+            config.seed,
+            range(steps_done, total_steps),
+            rank,
+            world_size,
+        )
+        view_maker = ViewMaker(config.views, view_size(source, config.data), config.seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more workers than cores: who asks for them may have them
+            self._loader: DataLoader[Any] = DataLoader(
+                _Views(source, view_maker),
+                batch_sampler=self._steps,
+                num_workers=num_workers,
+                collate_fn=_as_it_is,
+                pin_memory=config.run.device != "cpu" and torch.cuda.is_available(),
+                worker_init_fn=_start_worker,
+                prefetch_factor=2 if num_workers else None,
+                generator=torch.Generator().manual_seed(0),  # or it would draw from the global generator
+            )
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Batch]:
+        with warnings.catch_warnings(), _signals_held():
+            warnings.simplefilter("ignore")  # once more, and Python 3.12 warns of forking beside torch's threads
+            batches = iter(self._loader)
+        try:
+            while (batch := self._next(batches)) is not None:
+                if isinstance(batch, Exception):
+                    raise type(batch)(str(batch))
+                yield batch
+        finally:
+            # Ends the workers now: left to an exception's traceback and the garbage collector, it takes 20 s.
+            del batches
+
+    def _next(self, batches: Iterator[Any]) -> Batch | UserError | RunError | None:
+        try:
+            batch: Batch | UserError | None = next(batches, None)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if not _is_lost_worker(error):
+                raise
+            return RunError(
+                "a process that reads images died, probably for want of memory: lower data.num_workers "
+                f"({self.num_workers} now; 0: no such processes), or give a container more shared memory"
+            )
+        return batch
+
+
+def _is_lost_worker(error: Exception) -> bool:
+    """Whether this is how torch says that a worker process is gone: by name, or by a connection that broke."""
+    text = str(error)
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker (pid" in text or "ancdata" in text
+    return "Caught " not in text  # else it was raised in a worker that lives
+
+
+def check_batch_size(source: ImageSource, batch_size: int, world_size: int = 1) -> None:
+    """Raise a UserError if there are fewer images than one global batch takes, or only one image."""
+    num_images = len(source)
+    if num_images < 2:
+        raise UserError(f"{source.name} has {num_images} image: pre-training compares images and needs at least two")
+    if num_images < batch_size:
+        largest = num_images - num_images % world_size
+        mend = f"lower it to {largest} or less" if largest else f"use at most {num_images} processes"
+        raise UserError(
+            f"optim.batch_size = {batch_size} is more than the {num_images} training images of {source.name}: {mend}"
+        )
+
+
+class _Steps(Sampler[list[Key]]):
+    """For each step the keys of this rank's slice of the global batch."""
+
+    def __init__(self, num_images: int, batch_size: int, seed: int, steps: range, rank: int, world_size: int) -> None:
+        self.num_images, self.batch_size, self.seed, self.steps = num_images, batch_size, seed, steps
+        self.local_batch_size = batch_size // world_size
+        self.offset = rank * self.local_batch_size
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        steps_per_epoch = self.num_images // self.batch_size
+        for epoch, steps in itertools.groupby(self.steps, lambda step: step // steps_per_epoch):
+            order = epoch_order(self.num_images, self.seed, epoch)
+            for step in steps:
+                start = (step % steps_per_epoch) * self.batch_size + self.offset
+                yield [(epoch, index) for index in order[start : start + self.local_batch_size].tolist()]
+
+
+class _Views(Dataset[Batch]):
+    """Reads the images of a batch and makes their views."""
+
+    def __init__(self, source: ImageSource, view_maker: ViewMaker) -> None:
+        self.source, self.view_maker = source, view_maker
+
+    def __getitems__(self, keys: list[Key]) -> Batch | UserError:
+        """One batch. A UserError is returned: DataLoader would turn its message into a traceback."""
+        threads = torch.get_num_threads()
+        # How sums are split among threads changes their last bit: views must not depend on the machine's
+        # threads.
+        torch.set_num_threads(1)
+        try:
+            return self._batch(keys)
+        except UserError as error:
+            return error
+        finally:
+            torch.set_num_threads(threads)
+
+    def _batch(self, keys: list[Key]) -> Batch:
+        images, indices, skipped = [], [], []
+        for _, index in keys:
+            image, used, failures = read_or_next(self.source, index)
+            images.append(image)
+            indices.append(used)
+            skipped += [
+                Skipped((index + step) % len(self.source), failure.path, failure.why)
+                for step, failure in enumerate(failures)
+            ]
+        # A replacement keeps the key of the image it replaces: should both be in the batch, their views
+        # differ.
+        first, second, *local_views = self.view_maker(images, keys)
+        return Batch((first, second), tuple(local_views), torch.tensor(indices), skipped)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[None]:
+    """Hold back signals to stop, also in processes that start meanwhile: these never see them unasked."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(worker: int) -> None:
+    """One thread, and an end only when the main process says so.
+
+    Ctrl-C and a batch system's SIGTERM reach every process, but the main one finishes its step and saves, and
+    needs its workers for that. They note who sent a SIGTERM, and end at once when it was the main process.
+    """
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
+
+
+def _end_with_parent(parent: int) -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
+        pass
+    os._exit(0)
+
+
+__all__ = [
+    "Batch",
+    "Skipped",
+    "TrainingLoader",
+    "UnreadableLimit",
+    "check_batch_size",
+    "choose_num_workers",
+    "epoch_order",
+    "normalise",
+]

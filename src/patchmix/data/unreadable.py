@@ -1,0 +1,61 @@
+"""How many images could not be read, and when there are too many of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from patchmix.data.batches import Batch, Skipped
+from patchmix.data.sources import ImageSource
+from patchmix.errors import UserError
+
+MIN_TRIED = 200  # before so many images were tried, no share of unreadable ones ends a run
+
+
+class UnreadableLimit:
+    """Counts unreadable images, each once, and ends a run that has too many.
+
+    Args:
+        source: the training images.
+        max_share: data.max_unreadable.
+        known: paths that were listed before (by the run that is resumed); they are not new any more.
+    """
+
+    def __init__(self, source: ImageSource, max_share: float, known: Iterable[str] = ()) -> None:
+        self.name, self.max_share = source.name, max_share
+        self._tried = np.zeros(len(source), dtype=bool)
+        self._unreadable = np.zeros(len(source), dtype=bool)
+        self._listed = set(known)
+
+    def add(self, batch: Batch) -> list[Skipped]:
+        """Count a batch; returns its unreadable images that were not seen before."""
+        self._tried[batch.indices.numpy()] = True
+        return self.mark(batch.skipped)
+
+    def mark(self, found: Iterable[Skipped]) -> list[Skipped]:
+        """Count unreadable images, of another process too; returns those that were not seen before."""
+        new = []
+        for skipped in found:
+            self._tried[skipped.image_index] = self._unreadable[skipped.image_index] = True
+            if skipped.path not in self._listed:
+                self._listed.add(skipped.path)
+                new.append(skipped)
+        return new
+
+    @property
+    def num_unreadable(self) -> int:
+        return int(self._unreadable.sum())
+
+    def check(self, num_processes: int = 1) -> None:
+        """Raise a UserError if, of at least 200 images tried, more than max_share were unreadable.
+
+        Of several processes each tries as many images as this one.
+        """
+        tried, unreadable = num_processes * int(self._tried.sum()), self.num_unreadable
+        if tried >= MIN_TRIED and unreadable > self.max_share * tried:
+            raise UserError(
+                f"{unreadable} of {tried} images of {self.name} cannot be read, more than "
+                f"data.max_unreadable = {self.max_share:g} allows: skipped.tsv in the run says which and "
+                "why; mend them, or raise the option"
+            )
