@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from tests.runs import SMALL, command, small_config
 
 from patchmix.errors import UserError
 from patchmix.pretraining import pretrain
-from tests.runs import SMALL, command, small_config
 
 
 def photos(folder: Path, whole: int, broken: int) -> dict[str, Any]:

@@ -129,7 +129,7 @@ def resolve_spec(
         if config.width is not None and config.num_heads is None:
             heads = next((n for n in range(heads, 0, -1) if config.width % n == 0), 1)
     else:
-        width, depth, heads, patch_size = _timm_sizes(config.name)
+        width, depth, heads, patch_size = _timm_sizes(config.name, config.pooling)
     spec = EncoderSpec(
         name=config.name,
         image_size=image_size,
@@ -153,7 +153,7 @@ def resolve_spec(
     return spec
 
 
-def _timm_sizes(name: str) -> tuple[int, int, int, int]:
+def _timm_sizes(name: str, pooling: str) -> tuple[int, int, int, int]:
     """Width, depth, heads and patch of a timm ViT, from a model built without memory for weights."""
     if not timm.is_model(name):
         near = timm.list_models(f"*{name}*")[:3]
@@ -162,11 +162,13 @@ def _timm_sizes(name: str) -> tuple[int, int, int, int]:
         raise UserError(f"model.name = {name!r} is none of {known} and no timm model{hint}")
     with torch.device("meta"):
         model: Any = timm.create_model(name, pretrained=False, num_classes=0)
-    if type(model) is not VisionTransformer:
+    if type(model) is not VisionTransformer or not hasattr(model.blocks[0], "attn"):
         raise UserError(
             f"model.name = {name!r} is timm's {type(model).__name__}, not a plain Vision Transformer: take "
             "vit_*, deit_* or another model of timm's VisionTransformer class"
         )
+    if pooling == "token" and not model.has_class_token:
+        raise UserError(f"model.name = {name!r} has no class token: set model.pooling to avg")
     patch = model.patch_embed.patch_size[0]
     return model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads, patch
 
