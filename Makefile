@@ -58,8 +58,8 @@ check: setup  ## lint, format, types of src, generated docs
 docs: setup  ## write docs/configuration.md from the code
 	@$(BIN)/python docs/make_configuration.py
 
-bench: setup  ## measure what a step costs, and mixing's share of it
-	@for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done
+bench: setup  ## measure what a step and its parts cost; writes benchmarks/results.md
+	@$(BIN)/python benchmarks/write_results.py
 
 clean:  ## remove caches and the demo's run; other runs and data stay
 	@rm -rf $(DEMO) dist .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage

@@ -1,19 +1,15 @@
 """What mixing costs beside the rest of a step (goal: at most 1 %), and what targets and losses cost.
 
-Writes a table to standard output and, with --write, to benchmarks/results.md. Each row times whole
-training steps of a recipe's model (forward, backward, AdamW) and, in the same process and on the same
-tensors, (1) drawing two plans and mixing both views, (2) the three targets and losses with their backward.
-Medians over the steps. Command: python benchmarks/mixing_share.py [--write]
+Prints a table. Each row times whole training steps of a recipe's model (forward, backward, AdamW) and, in
+the same process and on the same tensors, (1) drawing two plans and mixing both views, (2) the three targets
+and losses with their backward. Medians over the steps. Command: python benchmarks/mixing_share.py
 """
 
 from __future__ import annotations
 
-import argparse
-import platform
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -26,7 +22,6 @@ from patchmix.models.vit import resolve_spec
 from patchmix.optim import create_optimizer
 from patchmix.targets import soft_targets
 
-RESULTS = Path(__file__).with_name("results.md")
 # Recipe, image size, channels, batch, timed steps: what two cores can do in a minute or so.
 CASES = (("demo", 28, 1, 64, 20), ("cifar10-cpu", 32, 3, 128, 8), ("cifar10-vit-tiny", 32, 3, 16, 4))
 
@@ -88,30 +83,19 @@ def measure(recipe: str, size: int, channels: int, batch: int, steps: int) -> st
     )
 
 
-def main() -> None:
-    """Measure every case."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help=f"write {RESULTS.name} too")
-    write = parser.parse_args().write
+def lines() -> Iterator[str]:
+    """This benchmark's section of results.md, as it is measured."""
     torch.manual_seed(0)
-    lines = [
-        "# Benchmarks",
-        "",
-        "## Mixing, targets and losses beside a whole training step",
-        "",
-        f"`python benchmarks/mixing_share.py --write`; {platform.processor() or platform.machine()}, "
-        f"{torch.get_num_threads()} threads, float32, torch {torch.__version__}. Medians in ms (lowest–highest).",
-        "",
-        "| recipe | width × depth, image / patch | batch | whole step | plans, mixing | targets, losses, backward |",
-        "|---|---|---|---|---|---|",
-    ]
-    print("\n".join(lines))
+    yield "## Mixing, targets and losses beside a whole training step"
+    yield ""
+    yield "`python benchmarks/mixing_share.py`; float32. Medians in ms (lowest–highest)."
+    yield ""
+    yield "| recipe | width × depth, image / patch | batch | whole step | plans, mixing | targets, losses, backward |"
+    yield "|---|---|---|---|---|---|"
     for case in CASES:
-        lines.append(measure(*case))
-        print(lines[-1], flush=True)
-    if write:
-        RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        yield measure(*case)
 
 
 if __name__ == "__main__":
-    main()
+    for line in lines():
+        print(line, flush=True)

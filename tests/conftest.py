@@ -37,6 +37,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
         report.longrepr = f"{item.nodeid} was skipped, which is a failure in CI: {report.longrepr}"
     return report
 
+
 # These machines are slow and shared: how long an example takes says nothing.
 hypothesis.settings.register_profile("patchmix", deadline=None)
 hypothesis.settings.load_profile("patchmix")

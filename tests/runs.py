@@ -31,6 +31,12 @@ SMALL: dict[str, Any] = {
     "run.eval_images": 64,
     "run.num_threads": 1,
     "run.device": "cpu",
+    # Tuning the demo changes no test.
+    "optim.lr": 0.02,
+    "optim.warmup_epochs": 10,
+    "model.position_std": 0.3,
+    "method.temperature": 0.2,
+    "views.thickness": 0.0,
 }
 VARIANTS: dict[str, dict[str, Any]] = {
     "without_momentum": {},

@@ -93,11 +93,13 @@ def read_metadata(path: Path) -> dict[str, Any]:
 
     Raises:
         DamagedCheckpoint: not a safetensors file, or none of ours.
+        OSError: the file cannot be read; that says nothing about what is in it.
+        UserError: written by a patchmix with another format.
     """
     try:
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, ValueError) as error:
         raise DamagedCheckpoint(f"not a whole safetensors file ({error})") from None
     try:
         metadata: dict[str, Any] = json.loads(header["patchmix"])
@@ -106,7 +108,8 @@ def read_metadata(path: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise DamagedCheckpoint(f"its metadata cannot be read ({error})") from None
     if metadata.get("format") != FORMAT:
-        raise DamagedCheckpoint(f"format {metadata.get('format')}; this patchmix reads format {FORMAT}")
+        # Not damaged: to pass it over would throw away what a newer patchmix has done.
+        raise UserError(f"{path} has format {metadata.get('format')}; this patchmix reads format {FORMAT}")
     return metadata
 
 
@@ -115,12 +118,13 @@ def read(path: Path) -> Checkpoint:
 
     Raises:
         DamagedCheckpoint: says what is wrong with the file.
+        OSError, UserError: as `read_metadata`.
     """
     metadata = read_metadata(path)
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+    except (SafetensorError, ValueError, RuntimeError) as error:
         raise DamagedCheckpoint(f"its tensors cannot be read ({error})") from None
     expected = metadata.pop("checksum", None)
     if checksum(tensors, metadata) != expected:
@@ -148,11 +152,22 @@ def newest_whole(run_directory: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def prune(run_directory: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what an interrupted write left behind."""
+    """Delete all but the newest `keep` checkpoints."""
     for path in list_checkpoints(run_directory)[keep:]:
         path.unlink(missing_ok=True)
-    for path in (run_directory / "checkpoints").glob(".*.tmp"):
+
+
+def remove_leftovers(run_directory: Path) -> None:
+    """Delete what interrupted writes and trials left behind."""
+    for path in (run_directory / "checkpoints").glob(".*"):
         path.unlink(missing_ok=True)
+
+
+def set_aside(run_directory: Path, step: int) -> None:
+    """Rename damaged checkpoints newer than `step` to *.damaged: they must not count among those that are kept."""
+    for path in list_checkpoints(run_directory):
+        if path > checkpoint_path(run_directory, step):
+            path.rename(path.with_name(path.name + ".damaged"))
 
 
 def trial(run_directory: Path, tensors: dict[str, Tensor]) -> None:

@@ -128,7 +128,9 @@ def _run(argv: Sequence[str]) -> int:
         name, given = parse(COMMANDS, argv)
         return COMMANDS[name].run(given) if name else 0
     except SystemExit as stop:  # --help, --version, rich on a closed pipe
-        return stop.code if isinstance(stop.code, int) else 0
+        if stop.code is None or isinstance(stop.code, int):
+            return stop.code or 0
+        return _fail(str(stop.code), 1)  # a library that gives up with a text
 
 
 def exit_code(error: BaseException) -> int:

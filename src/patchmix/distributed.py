@@ -7,11 +7,15 @@ package asks whether there is one. DIFFERS: the reference's mixer and losses ask
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from patchmix.errors import RunError, SaidElsewhereError, UserError
 
 
 def world_size() -> int:
@@ -59,6 +63,33 @@ def from_first(value: Any) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean of all processes' tensors, without gradient; all processes must call it."""
+    if world_size() == 1:
+        return tensor
+    total = tensor.detach().clone()
+    dist.all_reduce(total)
+    return total / world_size()
+
+
+@contextlib.contextmanager
+def first_speaks() -> Iterator[None]:
+    """What goes wrong inside on the first process ends them all and is said once.
+
+    All processes must enter. The first raises its own error, the others SaidElsewhereError.
+    """
+    error: UserError | RunError | None = None
+    try:
+        yield
+    except (UserError, RunError) as caught:
+        error = caught
+    exit_code = from_first(0 if error is None else 2 if isinstance(error, UserError) else 1)
+    if error is not None and (rank() == 0 or not exit_code):
+        raise error
+    if exit_code:
+        raise SaidElsewhereError(exit_code)
 
 
 class _MeanOverRanks(torch.autograd.Function):

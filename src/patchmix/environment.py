@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -37,11 +38,17 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in RECORDED_PACKAGES},
+        "packages": package_versions(),
         "hardware": _hardware(),
         "git": _git(Path(__file__).resolve()),
         "command_line": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else [],
     }
+
+
+@functools.cache
+def package_versions() -> dict[str, str | None]:
+    """Versions of the packages that results depend on; None where one is not installed."""
+    return {name: _version(name) for name in RECORDED_PACKAGES}
 
 
 def usable_cores() -> int:

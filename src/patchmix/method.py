@@ -131,6 +131,8 @@ class ContrastiveModel(nn.Module):
             local_views: C crops, each [N, channels, local size, local size].
             local_plans: one per crop.
         """
+        if len({plan.num_mix for plan in (*plans, *local_plans)}) > 1:
+            raise ValueError("all plans of a step mix the same number of images")
         inputs = self.inputs(views, plans, local_views, local_plans)
         contrasts = self.contrasts + (LOCAL_CROPS if local_views else ())
         key_views = {key for row in contrasts for key in row.keys}
@@ -210,6 +212,13 @@ class ContrastiveModel(nn.Module):
     def evaluation_encoder(self) -> nn.Module:
         """The encoder that evaluations take: the momentum encoder where there is one."""
         return self.encoder if self.momentum_encoder is None else self.momentum_encoder
+
+
+def mean_losses(losses: StepLosses, with_crops: bool) -> dict[str, Tensor]:
+    """What is logged of a step: {"loss", "loss_origin_to_origin", …}, means over all processes, no gradient."""
+    names = [name for name in StepLosses._fields if with_crops or not name.startswith("local")]
+    means = distributed.mean_over_ranks(torch.stack([getattr(losses, name).detach() for name in names]))
+    return {"loss" if name == "total" else f"loss_{name}": mean for name, mean in zip(names, means, strict=True)}
 
 
 def build_model(config: Config, spec: EncoderSpec) -> ContrastiveModel:

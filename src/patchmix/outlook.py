@@ -59,7 +59,6 @@ def describe_plan(job: Job) -> str:
     shortened = warmup < round(config.optim.warmup_epochs * job.steps_per_epoch)
     processes = f"{job.fabric.world_size} × " if job.fabric.world_size > 1 else ""
     seconds = estimate_step_seconds(job) * remaining
-    precision = job.fabric.strategy.precision.precision
     return (
         f"{len(job.source):,} images of {job.source.name}; {counted(config.optim.epochs, 'epoch')} of "
         f"{counted(job.steps_per_epoch, 'step')}, batch {config.optim.batch_size}, warm-up {counted(warmup, 'step')}"
@@ -67,7 +66,7 @@ def describe_plan(job: Job) -> str:
         + f".\n{spec.name}: {encoder / 1e6:.2f} M parameters ({trained / 1e6:.2f} M trained with heads), "
         f"{spec.image_size[0]} × {spec.image_size[1]} px in patches of {spec.patch_size}, M = {config.method.num_mix}, "
         f"{'no momentum encoder' if config.method.momentum is None else 'momentum encoder'}.\n"
-        f"{processes}{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {precision}, "
+        f"{processes}{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {job.precision}, "
         f"{counted(job.loader.num_workers, 'data worker')}; {counted(remaining, 'step')} to go, "
         f"roughly {duration(seconds)}.\n"
         f"Writing to {job.directory.path}."

@@ -19,14 +19,14 @@ from patchmix import checkpoint, distributed
 from patchmix.config import Config, to_dict
 from patchmix.data.datasets import ImageSource, open_dataset, read_or_next, view_size
 from patchmix.data.loading import Batch, TrainingLoader, check_batch_size, choose_num_workers, normalise
-from patchmix.environment import environment, resolve_device, resolve_precision, set_threads
-from patchmix.errors import RunError, SaidElsewhereError, UserError
+from patchmix.environment import package_versions, resolve_device, resolve_precision, set_threads
+from patchmix.errors import UserError
 from patchmix.method import ContrastiveModel, build_model
 from patchmix.mixing import MixPlan
 from patchmix.models.vit import EncoderSpec, resolve_spec
 from patchmix.optim import create_optimizer, load_optimizer_tensors, optimizer_tensors
 from patchmix.randomness import draw_plan
-from patchmix.run_directory import RunDirectory, open_run_directory, refuse_other_data
+from patchmix.run_directory import RunDirectory, open_run_directory
 
 TRIAL_IMAGES = 8  # spread over the data set, read before the first step
 
@@ -68,6 +68,16 @@ class Job:
         return min(self.last_step, self.config.max_steps or self.last_step)
 
     @property
+    def precision(self) -> str:
+        """Fabric's name of the precision in use."""
+        return str(self.fabric.strategy.precision.precision)
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is written after this step."""
+        every = self.config.run.checkpoint_every_steps or self.steps_per_epoch
+        return step % every == 0 or step == self.stop_step
+
+    @property
     def end(self) -> str:
         """The option that says where this start ends."""
         return "optim.epochs" if self.stop_step == self.last_step else "max_steps"
@@ -98,9 +108,10 @@ class Job:
     def save(self, step: int) -> Path:
         """Write the checkpoint after `step` steps (the main process does) and drop old ones."""
         path = checkpoint.checkpoint_path(self.directory.path, step)
-        if self.main:
-            checkpoint.write(path, self.tensors(), self.metadata(step))
-            checkpoint.prune(self.directory.path, self.config.run.keep_checkpoints)
+        with distributed.first_speaks():
+            if self.main:
+                checkpoint.write(path, self.tensors(), self.metadata(step))
+                checkpoint.prune(self.directory.path, self.config.run.keep_checkpoints)
         return path
 
     def tensors(self) -> dict[str, Tensor]:
@@ -118,7 +129,7 @@ class Job:
             "config": to_dict(self.config),
             "encoder": self.spec.to_dict(),
             "data": describe_data(self.source),
-            "versions": environment()["packages"],
+            "versions": package_versions(),
         }
 
 
@@ -170,18 +181,18 @@ def prepare(config: Config, resume: bool, recipe: str | None, stack: contextlib.
         UserError: anything that the user can mend; nothing has been written then.
     """
     fabric = start_fabric(config)
-    source = open_dataset(config.data, "train")
-    check_batch_size(source, config.optim.batch_size, fabric.world_size)
-    size = view_size(source, config.data)
-    spec = resolve_spec(config.model, size, source.channels, tuple(source.mean), tuple(source.std))
-    mix_size = check_mix_size(config, spec)
+    with distributed.first_speaks():
+        source = open_dataset(config.data, "train")
+        check_batch_size(source, config.optim.batch_size, fabric.world_size)
+        size = view_size(source, config.data)
+        spec = resolve_spec(config.model, size, source.channels, tuple(source.mean), tuple(source.std))
+        mix_size = check_mix_size(config, spec)
     module = build_model(config, spec)
     distributed.synchronise_batchnorm(module, fabric.device)
     optimizer = create_optimizer(module, config.optim)
-    directory = claim(config, resume, recipe)
+    directory = claim(config, resume, recipe, spec, source)
     stack.callback(directory.close)
     if directory.resumed is not None:
-        refuse_other_data(directory.resumed, spec.to_dict(), describe_data(source))
         module.load_state_dict(directory.resumed.model_tensors())
     last_step = config.optim.epochs * (len(source) // config.optim.batch_size)
     loader = TrainingLoader(
@@ -220,21 +231,15 @@ def check_mix_size(config: Config, spec: EncoderSpec) -> int:
     return size
 
 
-def claim(config: Config, resume: bool, recipe: str | None) -> RunDirectory:
+def claim(config: Config, resume: bool, recipe: str | None, spec: EncoderSpec, source: ImageSource) -> RunDirectory:
     """The main process opens the run directory; the others learn whether that went well, and read along."""
-    directory, error = None, None
-    if distributed.rank() == 0:
-        try:
-            directory = open_run_directory(config, resume, recipe)
-        except (UserError, RunError) as caught:
-            error = caught
-    found = None if directory is None or directory.resumed is None else directory.resumed.path
-    exit_code = 0 if error is None else 2 if isinstance(error, UserError) else 1
-    path, exit_code = distributed.from_first((found, exit_code))
-    if error is not None:
-        raise error
-    if exit_code:
-        raise SaidElsewhereError(exit_code)
+    directory: RunDirectory | None = None
+    path: Path | None = None
+    with distributed.first_speaks():
+        if distributed.rank() == 0:
+            directory = open_run_directory(config, resume, recipe, spec.to_dict(), describe_data(source))
+            path = None if directory.resumed is None else directory.resumed.path
+    path = distributed.from_first(path)
     if directory is None:
         resumed = None if path is None else checkpoint.read(path)
         directory = RunDirectory(Path(config.output or ""), resumed, [], None, recipe)
@@ -248,8 +253,12 @@ def trials(job: Job) -> None:
         UserError: no image can be read.
         RunError: the checkpoint cannot be written, or does not come back.
     """
-    if not job.main:
-        return
+    with distributed.first_speaks():
+        if job.main:
+            _try_reading_and_writing(job)
+
+
+def _try_reading_and_writing(job: Job) -> None:
     for index in range(0, len(job.source), max(1, len(job.source) // TRIAL_IMAGES)):
         read_or_next(job.source, index)
     tensors = job.tensors()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
 from rich.console import Console
 
 from patchmix import distributed
-from patchmix.checkpoint import list_checkpoints
 from patchmix.config import Config
-from patchmix.errors import RunError
+from patchmix.endings import memory_advice, refuse_non_finite
 from patchmix.evaluation.online import online_evaluation
 from patchmix.interruption import Interruption, interruption
+from patchmix.method import mean_losses
 from patchmix.optim import apply_settings
 from patchmix.outlook import describe_plan
 from patchmix.preparation import Job, prepare, trials
@@ -25,8 +24,7 @@ from patchmix.schedules import settings_at
 from patchmix.skipped import SkippedFiles
 from patchmix.tracking import Tracker
 
-# What a process has to tell the others after a step: files it skipped (1), a signal, a loss that is not finite.
-STOPPING, BROKEN = 2, 3
+SKIPPED, STOPPING = 1, 2  # what a process has to tell the others after a step: skipped files, a signal
 
 
 @dataclass(frozen=True)
@@ -111,41 +109,27 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
         record = {
             "step": step,
             "epoch": epoch,
-            "loss": losses.total,
-            "loss_origin_to_origin": losses.origin_to_origin,
-            "loss_mix_to_origin": losses.mix_to_origin,
-            "loss_mix_to_mix": losses.mix_to_mix,
+            **mean_losses(losses, with_crops=bool(local_views)),
             **settings._asdict(),
             "grad_norm": grad_norm,
             "images_per_second": config.optim.batch_size / (ended - began),
             "data_wait": (arrived - began) / (ended - began),
         }
-        if local_views:
-            record |= {"loss_local": losses.local, "loss_local_mix": losses.local_mix}
-        broken = tracker.log_step(record) is not None
-        # All processes stop at the same step, whichever of them got the signal or the loss.
-        own = BROKEN if broken else STOPPING if interrupted else 0
-        trouble = distributed.highest(max(own, int(skipped.add(batch))), fabric.device)
-        if trouble == BROKEN:
-            raise non_finite(job, tracker.flush() or step)
-        if trouble:
+        refuse_non_finite(job, tracker.log_step(record))
+        # All processes share what they skipped, and stop at the same step, whichever of them got the signal.
+        news = SKIPPED if skipped.add(batch) else 0
+        news = distributed.highest(STOPPING if interrupted else news, fabric.device)
+        if news:
             skipped.share()
         if step % job.steps_per_epoch == 0:
             evaluate(job, tracker, step)
-        if is_due(job, step) or trouble == STOPPING:
-            if (bad := tracker.flush()) is not None:
-                raise non_finite(job, bad)
+        if job.is_due(step) or news == STOPPING:
+            refuse_non_finite(job, tracker.flush())
             job.save(step)
-        if trouble == STOPPING:
+        if news == STOPPING:
             break
         began = time.perf_counter()  # what was evaluated and saved is no waiting for data
     return step
-
-
-def is_due(job: Job, step: int) -> bool:
-    """Whether a checkpoint is written after this step."""
-    every = job.config.run.checkpoint_every_steps or job.steps_per_epoch
-    return step % every == 0 or step == job.stop_step
 
 
 def evaluate(job: Job, tracker: Tracker, step: int) -> None:
@@ -157,38 +141,6 @@ def evaluate(job: Job, tracker: Tracker, step: int) -> None:
     epoch = step // job.steps_per_epoch
     if not every or not job.main or (epoch % every and step != job.last_step):
         return
-    found = online_evaluation(
-        job.module.evaluation_encoder,
-        job.source,
-        job.config,
-        job.fabric.device,
-        spec=job.spec,
-        precision=job.fabric.strategy.precision.precision,
-        num_workers=job.loader.num_workers,
-    )
+    options: dict[str, Any] = {"spec": job.spec, "precision": job.precision, "num_workers": job.loader.num_workers}
+    found = online_evaluation(job.module.evaluation_encoder, job.source, job.config, job.fabric.device, **options)
     tracker.log_epoch({"step": step, "epoch": epoch, **found})
-
-
-def non_finite(job: Job, step: int) -> RunError:
-    """What ends the run where a loss is not finite; nothing is saved after it."""
-    whole = list_checkpoints(job.directory.path)
-    last = f"the last good checkpoint is {whole[0]}" if whole else "there is no checkpoint yet"
-    return RunError(
-        f"the loss of step {step} is not finite; {last}, nothing was overwritten. Lower optim.lr, lengthen "
-        "optim.warmup_epochs, set optim.clip_grad_norm to 1, or take run.precision 32-true or bf16-mixed"
-    )
-
-
-@contextlib.contextmanager
-def memory_advice(config: Config) -> Iterator[None]:
-    """Out of memory, on any device, becomes one line that names what to lower."""
-    try:
-        yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if isinstance(error, RuntimeError) and "out of memory" not in text and "can't allocate memory" not in text:
-            raise
-        raise RunError(
-            f"out of memory: lower optim.batch_size (now {config.optim.batch_size}), data.image_size, the model's size "
-            "or views.num_local_crops"
-        ) from error

@@ -6,6 +6,7 @@ its own, so a message can say in which file the mistake is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -121,14 +122,17 @@ def resolve(
 ) -> Config:
     """The config of a run from its layers; `overrides` has nested or dotted keys.
 
-    `resume` without recipe and file takes the run's own `config.yaml`. The output that nobody gave is
+    With `resume` the run's own `config.yaml` stands in the recipe's place, so that what was given when it was
+    begun need not be given again; but for max_steps, which is about one start. The output that nobody gave is
     runs/RECIPE, or runs/FILE's name. UserError on any key, value or file that is not accepted.
     """
     given = _layer(overrides or {}, Config)
-    if resume and recipe is None and config_file is None:
-        config_file = _run_config(given.get("output"))
     flat: dict[str, Any] = {}
-    if recipe is not None:
+    run = _run_to_resume(recipe, config_file, given.get("output")) if resume else None
+    if run is not None:
+        flat |= _layer(load_file(run / "config.yaml"), Config, str(run / "config.yaml"))
+        flat |= {"output": str(run), "max_steps": None}
+    elif recipe is not None:
         flat |= _layer(load_recipe(recipe), Config, f"recipe {recipe}")
     if config_file is not None:
         flat |= _layer(load_file(config_file), Config, str(config_file))
@@ -144,13 +148,28 @@ def resolve(
     return build(Config, flat)
 
 
-def _run_config(output: str | None) -> Path:
-    if output is None:
+def _run_to_resume(recipe: str | None, config_file: str | Path | None, output: str | None) -> Path:
+    """The run that --resume means."""
+    name = recipe or (Path(config_file).stem if config_file else None)
+    if output is None and name is None:
         raise UserError("resume needs to know the run: give --output RUN, or the recipe it was started with")
-    path = Path(output) / "config.yaml"
-    if not path.is_file():
-        raise UserError(f"nothing to resume in {output}: there is no {path}; start it without --resume")
-    return path
+    run = Path(output or f"runs/{name}")
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"nothing to resume: {run} holds no run; leave --resume out to begin one")
+    begun = _recipe_of(run)
+    if recipe is not None and begun is not None and begun != recipe:
+        raise UserError(
+            f"{run} was begun with recipe {begun}, not {recipe}: leave --recipe out, or name another --output"
+        )
+    return run
+
+
+def _recipe_of(run: Path) -> str | None:
+    try:
+        found = json.loads((run / "environment.json").read_text(encoding="utf-8")).get("recipe")
+    except (OSError, ValueError, AttributeError):
+        return None
+    return found if isinstance(found, str) else None
 
 
 Evaluation = TypeVar("Evaluation", bound=EvalConfig)

@@ -56,12 +56,17 @@ class RunDirectory:
             self.lock.close()
 
 
-def open_run_directory(config: Config, resume: bool, recipe: str | None = None) -> RunDirectory:
+def open_run_directory(
+    config: Config, resume: bool, recipe: str | None, encoder: dict[str, Any], data: dict[str, Any]
+) -> RunDirectory:
     """Claim `config.output`: empty or absent for a new run, an existing run with --resume.
+
+    `encoder` and `data` describe the run, as its checkpoints do. Nothing is written before all is checked.
 
     Raises:
         UserError: a run that is there already without --resume, or none with it; foreign files; another
-            process in it; a config that differs in what may not change; a directory that cannot be written.
+            process in it; a config, architecture or data that differ; a directory or checkpoint that cannot be
+            read or written.
     """
     path = Path(config.output or "runs/pretrain")
     try:
@@ -71,7 +76,7 @@ def open_run_directory(config: Config, resume: bool, recipe: str | None = None) 
     except OSError as error:
         raise UserError(f"output = {str(path)!r} cannot be read: {error.strerror}") from None
     is_run = CONFIG_FILE in entries
-    foreign = [name for name in entries if name != ".lock"]
+    foreign = [name for name in entries if name != ".lock" and not _is_leftover(name)]
     if resume and not is_run:
         raise UserError(f"nothing to resume: {path} holds no run; leave --resume out to begin one")
     if foreign and not is_run:
@@ -87,8 +92,11 @@ def open_run_directory(config: Config, resume: bool, recipe: str | None = None) 
     directory = RunDirectory(path, None, [], lock, recipe)
     try:
         if resume:
-            _find_position(directory, config)
-        checkpoint.prune(path, len(checkpoint.list_checkpoints(path)))  # what an interrupted write left behind
+            _find_position(directory, config, encoder, data)
+        checkpoint.remove_leftovers(path)
+        for entry in entries:
+            if _is_leftover(entry):
+                (path / entry).unlink(missing_ok=True)
         write_text(path / CONFIG_FILE, dump(config))
         _write_environment(directory)
     except BaseException:
@@ -106,11 +114,24 @@ def _write_environment(directory: RunDirectory) -> None:
     write_text(file, json.dumps({"recipe": directory.recipe, **environment()}, indent=2) + "\n")
 
 
-def _find_position(directory: RunDirectory, config: Config) -> None:
+def _is_leftover(name: str) -> bool:
+    """Whether an interrupted write of ours left this file (files.replacing)."""
+    return name.startswith(".") and name.endswith(".tmp")
+
+
+def _find_position(directory: RunDirectory, config: Config, encoder: dict[str, Any], data: dict[str, Any]) -> None:
     """Where the run goes on; what was logged after that is dropped, since it will be logged again."""
     path = directory.path
     changes = refuse_other_config(path, config)
-    directory.resumed, damaged = checkpoint.newest_whole(path)
+    try:
+        directory.resumed, damaged = checkpoint.newest_whole(path)
+    except OSError as error:
+        raise UserError(
+            f"a checkpoint in {path} cannot be read: {error.strerror or error}; nothing was changed"
+        ) from None
+    if directory.resumed is not None:
+        refuse_other_data(directory.resumed, encoder, data)
+    checkpoint.set_aside(path, directory.steps_done)
     where = (
         f"{path} has no whole checkpoint: beginning at step 0."
         if directory.resumed is None
@@ -160,7 +181,7 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def _lock(path: Path) -> IO[str]:
     lock = (path / ".lock").open("a")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf: worker processes do not inherit it
     except OSError:
         lock.close()
         raise UserError(f"another process is training in {path}: wait for it, or name another --output") from None

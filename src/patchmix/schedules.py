@@ -30,8 +30,7 @@ def cosine(start: float, end: float, step: int, num_steps: int) -> float:
 def num_warmup_steps(config: Config, steps_per_epoch: int) -> int:
     """Steps of linear warm-up: optim.warmup_epochs, but at most half the run.
 
-    So a recipe that is shortened by --optim.epochs still reaches its peak learning rate. DIFFERS: the reference
-    takes the warm-up as it is (decision 0004).
+    So a recipe that is shortened by --optim.epochs still reaches its peak learning rate (decision 0004).
     """
     wanted = round(config.optim.warmup_epochs * steps_per_epoch)
     return min(wanted, config.optim.epochs * steps_per_epoch // 2)

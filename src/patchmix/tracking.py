@@ -88,6 +88,7 @@ class Tracker:
         self._evaluations: deque[Record] = deque(maxlen=2)
         self._said: set[str] = set()
         self._bad_step: int | None = None
+        self._scaled = config.run.precision == "16-mixed"
         self._closed = False
         self._writer: Any = None  # SummaryWriter: its types are wrong about file_writer
         self._file: FileIO | None = None
@@ -111,7 +112,7 @@ class Tracker:
     def log_step(self, record: Mapping[str, Any]) -> int | None:
         """Take a step's record ("step", "epoch", "loss", ...; floats or 0-dim tensors).
 
-        Returns the first step whose loss is not finite, as far as flushed, or None.
+        Returns the first step whose loss or gradient is not finite, as far as flushed, or None.
         """
         kept = {name: value.detach() if isinstance(value, Tensor) else value for name, value in record.items()}
         self._buffer.append(kept)
@@ -128,7 +129,7 @@ class Tracker:
         """Write what is buffered (waits for the GPU); the first step whose loss is not finite, or None."""
         records, self._buffer = _as_numbers(self._buffer), []
         for record in records:
-            if self._bad_step is None and not math.isfinite(record["loss"]):
+            if self._bad_step is None and not self._is_finite(record):
                 self._bad_step = int(record["step"])
             self._losses.append(
                 record["loss_origin_to_origin"] if "loss_origin_to_origin" in record else record["loss"]
@@ -140,6 +141,11 @@ class Tracker:
             step = int(records[-1]["step"])
             self._say("chance", watch.loss_at_chance(list(self._losses), self._num_keys, step, self._warmup_steps))
         return self._bad_step
+
+    def _is_finite(self, record: Record) -> bool:
+        """Whether loss and gradient are finite; with 16-mixed, the scaler skips steps whose gradient is not."""
+        gradient = 0.0 if self._scaled else record.get("grad_norm", 0.0)
+        return math.isfinite(record["loss"]) and math.isfinite(gradient)
 
     def log_epoch(self, record: Mapping[str, Any]) -> None:
         """Write an evaluation ("step", "epoch" = epochs done, "knn_top1", "rankme", ...)."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs import SMALL, command, result_of, small_config
+from tests.runs import SMALL, command, result_of, small_config, start_pretraining, stop, wait_for_step
 
 from patchmix.checkpoint import list_checkpoints
 from patchmix.errors import RunError, UserError
@@ -85,14 +86,14 @@ def test_a_file_in_the_place_of_the_directory_is_refused(tmp_path: Path) -> None
 
 
 def test_two_processes_do_not_write_into_one_run(tmp_path: Path) -> None:
-    import fcntl
-
     output = tmp_path / "run"
-    pretrain(small_config(output, max_steps=1))
-    with (output / ".lock").open("a") as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
+    process = start_pretraining(output, **{"optim.epochs": 2000})
+    try:
+        wait_for_step(process, output, 3)  # after its first checkpoint
         with pytest.raises(UserError, match="another process is training"):
-            pretrain(small_config(output), resume=True)
+            pretrain(small_config(output, **{"optim.epochs": 2000}), resume=True)
+    finally:
+        stop(process, signal.SIGKILL)
 
 
 def test_a_non_finite_loss_names_the_step_and_the_last_good_checkpoint(tmp_path: Path) -> None:
@@ -110,7 +111,7 @@ def test_a_non_finite_loss_names_the_step_and_the_last_good_checkpoint(tmp_path:
     ("options", "words"),
     [
         ({"optim.batch_size": 128}, "more than the 96 training images"),
-        ({"data.limit": 1, "optim.batch_size": 1}, "at least two"),
+        ({"data.limit": 1, "optim.batch_size": 2}, "at least two"),
         ({"model.patch_size": 32}, "do not divide into patches of model.patch_size = 32 px"),
         ({"model.patch_size": 5}, "do not divide into patches of model.patch_size = 5 px"),
         ({"method.num_mix": 17}, "method.num_mix = 17 is more than the 16 patches"),
@@ -132,6 +133,20 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
         pretrain(small_config(tmp_path / "run", **options))
     assert words in str(error.value)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_of_one_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"optim.batch_size = 1 is not accepted: at least 2 images per process"):
+        small_config(tmp_path / "run", **{"optim.batch_size": 1})
+
+
+def test_a_gradient_that_is_not_finite_is_never_saved(tmp_path: Path) -> None:
+    """Weights so large that the loss is finite and its gradient is not."""
+    output = tmp_path / "run"
+    options = {"run.checkpoint_every_steps": 1, "method.temperature": 1e-30}
+    with pytest.raises(RunError, match="loss or gradient of step 1 is not finite; there is no checkpoint yet"):
+        pretrain(small_config(output, **options))
+    assert list_checkpoints(output) == []
 
 
 def test_a_warm_up_longer_than_the_run_is_shortened_and_said(

@@ -46,10 +46,10 @@ def test_workers_change_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     assert_same_result(uninterrupted, tmp_path / "run")
 
 
-@pytest.mark.parametrize("step", [1, 3, 8])
-def test_kill_at_any_moment_changes_nothing(step: int, uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("step", "workers"), [(1, 0), (3, 2), (8, 0)])
+def test_kill_at_any_moment_changes_nothing(step: int, workers: int, uninterrupted: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
-    process = start_pretraining(output)
+    process = start_pretraining(output, **{"data.num_workers": workers})
     wait_for_step(process, output, step)
     assert stop(process, signal.SIGKILL)[0] == -signal.SIGKILL
     result = pretrain(small_config(output), resume=True)
@@ -171,5 +171,34 @@ def test_other_images_under_the_same_options_are_refused(tmp_path: Path) -> None
     }
     pretrain(small_config(output, max_steps=2, **options))
     (photos / "11.png").rename(photos / "renamed.png")
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"belongs to another data: data.fingerprint"):
         pretrain(small_config(output, max_steps=4, **options), resume=True)
+    assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+
+
+def test_a_damaged_checkpoint_does_not_push_out_a_whole_one(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    options = {"run.keep_checkpoints": 2, "run.checkpoint_every_steps": 1}
+    pretrain(small_config(output, max_steps=8, **options))
+    newest = list_checkpoints(output)[0]
+    newest.write_bytes(b"damaged")
+    pretrain(small_config(output, max_steps=8, **{**options, "run.keep_checkpoints": 1}), resume=True)
+    assert [path.name for path in list_checkpoints(output)] == [newest.name]
+    assert result_of(output)[0].step == 8
+    assert (newest.parent / f"{newest.name}.damaged").exists()
+
+
+def test_an_unreadable_or_newer_checkpoint_is_no_reason_to_begin_again(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    pretrain(small_config(output, max_steps=2))
+    (newest,) = list_checkpoints(output)
+    content = newest.read_bytes()
+    newest.write_bytes(content.replace(b'\\"format\\": 1', b'\\"format\\": 9'))
+    with pytest.raises(UserError, match="has format 9; this patchmix reads format 1"):
+        pretrain(small_config(output), resume=True)
+    newest.unlink()
+    newest.mkdir()  # reading a directory fails for everybody, root too
+    with pytest.raises(UserError, match=r"cannot be read.*nothing was changed"):
+        pretrain(small_config(output), resume=True)
+    assert len((output / "metrics.jsonl").read_text().splitlines()) == 3

@@ -72,11 +72,13 @@ def test_damaged_files_are_passed_over_newest_first(tmp_path: Path) -> None:
     assert str(newest) in damaged[0]
 
 
-def test_prune_keeps_the_newest_and_clears_interrupted_writes(tmp_path: Path) -> None:
+def test_prune_keeps_the_newest_and_leftovers_are_cleared(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         checkpoint.write(checkpoint.checkpoint_path(tmp_path, step), TENSORS, {"step": step})
     (tmp_path / "checkpoints" / ".step-00000004.safetensors.1.tmp").write_bytes(b"half")
+    (tmp_path / "checkpoints" / ".trial.safetensors").write_bytes(b"whole")
     checkpoint.prune(tmp_path, 2)
+    checkpoint.remove_leftovers(tmp_path)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "step-00000002.safetensors",
         "step-00000003.safetensors",

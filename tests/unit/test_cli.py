@@ -1,5 +1,6 @@
 """The command line as a user meets it, in processes of its own where that matters."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ MISTAKES = [
     ("pretrain --recipe demo --views.ratio 1", "views.ratio = [1] is not accepted: 2 numbers"),
     ("pretrain --recipe demo --optim.lr nan", "optim.lr = 'nan' is not accepted: a number above 0"),
     ("pretrain --recipe demo --seed null", "seed = 'null' is not accepted: a whole number"),
-    ("pretrain --output absent --resume", "nothing to resume in absent"),
+    ("pretrain --output absent --resume", "nothing to resume: absent holds no run"),
     ("knn", "give --checkpoint"),
     ("knn --checkpoint absent --data.name cifar10", "there is no checkpoint absent"),
     ("fewshot --checkpoint timm:vit_tiny_patch16_224", "give --data.name"),
@@ -199,6 +200,18 @@ def test_an_unforeseen_error_says_where_and_how_to_report_it(capsys, monkeypatch
     assert "report" in err
     assert "PATCHMIX_DEBUG=1" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "said"), [(None, 0, ""), (3, 3, ""), ("no such\nplugin", 1, "no such plugin")]
+)
+def test_a_library_that_exits_gives_its_code_or_1_with_its_text(given, code, said, capsys, monkeypatch):
+    def leave(_):
+        raise SystemExit(given)
+
+    monkeypatch.setitem(cli.COMMANDS, "recipes", dataclasses.replace(cli.COMMANDS["recipes"], run=leave))
+    assert cli.main(["recipes"]) == code
+    assert capsys.readouterr().err == (f"patchmix: error: {said}\n" if said else "")
 
 
 def test_debugging_shows_the_traceback(capsys, monkeypatch):

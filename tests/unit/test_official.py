@@ -8,12 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD
 from patchmix.errors import UserError
 from patchmix.interop.official import load_encoder, load_pretraining, read_state
 from patchmix.models.loading import resolve_encoder
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TINY = GOLDEN / "official_layout_tiny.pth"
+BRANCHES = ("base_encoder", "momentum_encoder")
 NO_MOMENTUM = GOLDEN / "official_layout_no_momentum.pth"
 
 
@@ -73,6 +75,19 @@ def test_a_file_without_heads_says_which_function_reads_it(tmp_path: Path) -> No
     with pytest.raises(UserError, match="load_encoder reads the encoder alone"):
         load_pretraining(tmp_path / "x.pth", num_heads=3)
     load_encoder(tmp_path / "x.pth", num_heads=3)
+
+
+@pytest.mark.parametrize("name", ["predictor__0__weight", "base_encoder__head__6__weight"])
+def test_a_head_that_is_not_whole_says_which_function_reads_the_file(tmp_path: Path, name: str) -> None:
+    path = changed(tmp_path / "x.pth", **{name: None})
+    with pytest.raises(UserError, match=r"no whole projector .* and predictor .*load_encoder reads the encoder alone"):
+        load_pretraining(path, num_heads=3)
+
+
+def test_grey_files_expect_what_grey_photos_are_normalised_by(tmp_path: Path) -> None:
+    grey = {f"{branch}__patch_embed__proj__weight": torch.zeros(24, 1, 4, 4) for branch in BRANCHES}
+    spec = resolve_encoder(changed(tmp_path / "x.pth", **grey), num_heads=3).spec
+    assert (spec.channels, spec.mean, spec.std) == (1, GREY_PHOTO_MEAN, GREY_PHOTO_STD)
 
 
 def test_code_in_a_file_is_not_run(tmp_path: Path) -> None:

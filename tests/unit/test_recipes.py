@@ -135,7 +135,7 @@ def test_resume_alone_takes_the_runs_own_config(run):
 
 
 def test_resume_where_no_run_is_says_so(tmp_path):
-    with pytest.raises(UserError, match="nothing to resume in"):
+    with pytest.raises(UserError, match="nothing to resume: "):
         resolve(overrides={"output": tmp_path}, resume=True)
     with pytest.raises(UserError, match="give --output RUN"):
         resolve(resume=True)

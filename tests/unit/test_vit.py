@@ -135,3 +135,26 @@ def test_computing_the_class_token_alone_changes_no_feature_and_no_gradient(name
     torch.testing.assert_close(features, expected, rtol=1e-10, atol=1e-12)
     for found, gradient in zip(gradients, expected_gradients, strict=True):
         torch.testing.assert_close(found, gradient, rtol=1e-8, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["blocks", "blocks.1", "blocks.1.attn", "blocks.1.attn.qkv", "blocks.1.mlp", "norm"])
+def test_hooks_see_all_tokens_and_change_no_feature(name: str) -> None:
+    encoder = create_encoder(small_spec()).eval()
+    images = torch.randn(2, 3, 16, 16)
+    expected = encoder(images)
+    seen: list[torch.Tensor] = []
+    handle = encoder.get_submodule(name).register_forward_hook(lambda module, given, found: seen.append(found))
+    torch.testing.assert_close(encoder(images), expected)
+    assert seen[0].shape[:2] == (2, 17)
+    handle.remove()
+    encoder(images)
+    assert len(seen) == 1
+
+
+def test_hooks_before_the_last_block_run() -> None:
+    encoder = create_encoder(small_spec()).eval()
+    seen: list[torch.Size] = []
+    encoder.blocks[1].register_forward_pre_hook(lambda module, given: seen.append(given[0].shape))
+    encoder.blocks[1].attn.register_full_backward_hook(lambda module, given, got: seen.append(got[0].shape))
+    encoder(torch.randn(2, 3, 16, 16)).sum().backward()
+    assert seen == [(2, 17, 24)] * 2

@@ -213,5 +213,6 @@ class Config(Checked):
         processes = self.run.num_devices * self.run.num_nodes
         multiple = f"a multiple of the number of processes, {processes}"
         require(batch % processes == 0, "optim.batch_size", batch, multiple)
+        require(batch // processes >= 2, "optim.batch_size", batch, "at least 2 images per process, to compare")
         divisor = f"a divisor of the images per process, {batch // processes}"
         require(group is None or (batch // processes) % group == 0, "method.mix_group", group, divisor)

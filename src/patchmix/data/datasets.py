@@ -15,17 +15,16 @@ import numpy.typing as npt
 import torch
 from torchvision.transforms.v2 import functional as transforms
 
+from patchmix import distributed
 from patchmix.config import DataConfig
 from patchmix.data.folder import FolderSource, subfolder_names
 from patchmix.data.images import UnreadableImage
 from patchmix.data.sources import ArraySource, ImageSource, Subset, limited, read_or_next
+from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD
 from patchmix.errors import UserError
 
 Split = Literal["train", "test"]
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY_PHOTO_MEAN, GREY_PHOTO_STD = (0.449,), (0.226,)  # the means of ImageNet's three
-MNIST_MEAN, MNIST_STD = (0.1307,), (0.3081,)
 DEFAULT_IMAGE_SIZE = (224, 224)
 DOWNLOADS = "data"  # where torchvision's data sets go when data.root is not given
 
@@ -102,16 +101,29 @@ def _digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def _cifar(data: DataConfig, split: Split) -> ArraySource:
+    root = Path(data.root or DOWNLOADS).expanduser()
+    if not distributed.from_first((root / _CIFAR_FOLDER[data.name]).is_dir()):
+        with distributed.first_speaks():  # it downloads, while the others wait
+            if distributed.rank() == 0:
+                _torchvisions_cifar(data, split, root)
+    loaded = _torchvisions_cifar(data, split, root)
+    pixels = torch.from_numpy(np.ascontiguousarray(loaded.data.transpose(0, 3, 1, 2)))
+    return _array_source(
+        data, split, pixels, np.asarray(loaded.targets), tuple(loaded.classes), IMAGENET_MEAN, IMAGENET_STD
+    )
+
+
+def _torchvisions_cifar(data: DataConfig, split: Split, root: Path) -> Any:
+    """torchvision's data set, downloaded if it is not in `root`."""
     import torchvision.datasets
 
     dataset = torchvision.datasets.CIFAR10 if data.name == "cifar10" else torchvision.datasets.CIFAR100
-    root = Path(data.root or DOWNLOADS).expanduser()
     files = root / _CIFAR_FOLDER[data.name]
     found = files.is_dir()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # NumPy 2.4 warns about how these old pickles describe their arrays
         try:
-            loaded = dataset(root, train=split == "train", download=not found)
+            return dataset(root, train=split == "train", download=not found)
         except (OSError, RuntimeError) as error:  # offline (URLError is an OSError), or damaged files
             if found:
                 raise UserError(f"{files} is damaged or incomplete: delete it, to have it downloaded again") from None
@@ -121,10 +133,6 @@ def _cifar(data: DataConfig, split: Split) -> ArraySource:
                 f"{_CIFAR_ARCHIVE[data.name]} of https://www.cs.toronto.edu/~kriz/cifar.html there, or give "
                 "--data.root a folder with images in train/<class>/ and test/<class>/"
             ) from None
-    pixels = torch.from_numpy(np.ascontiguousarray(loaded.data.transpose(0, 3, 1, 2)))
-    return _array_source(
-        data, split, pixels, np.asarray(loaded.targets), tuple(loaded.classes), IMAGENET_MEAN, IMAGENET_STD
-    )
 
 
 def _array_source(

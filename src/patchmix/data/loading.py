@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-import os
-import signal
-import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -23,6 +19,8 @@ from patchmix.data.datasets import ImageSource, read_or_next, view_size
 from patchmix.data.streams import Purpose, keyed_generator
 from patchmix.data.unreadable import UnreadableLimit
 from patchmix.data.views import ViewMaker
+from patchmix.data.workers import start_loading, start_worker
+from patchmix.environment import usable_cores
 from patchmix.errors import RunError, UserError
 
 Key = tuple[int, int]  # epoch, image index
@@ -45,8 +43,7 @@ def choose_num_workers(source: ImageSource, config: Config) -> int:
         return config.data.num_workers
     if source.in_memory and config.views.kind == "digits":
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_WORKERS, cores // config.run.num_devices - 1))
+    return max(1, min(MOST_WORKERS, usable_cores() // config.run.num_devices - 1))
 
 
 def normalise(
@@ -105,7 +102,7 @@ class TrainingLoader:
                 num_workers=num_workers,
                 collate_fn=_as_it_is,
                 pin_memory=config.run.device != "cpu" and torch.cuda.is_available(),
-                worker_init_fn=_start_worker,
+                worker_init_fn=start_worker,
                 prefetch_factor=2 if num_workers else None,
                 generator=torch.Generator().manual_seed(0),  # or it would draw from the global generator
             )
@@ -114,9 +111,7 @@ class TrainingLoader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[Batch]:
-        with warnings.catch_warnings(), _signals_held():
-            warnings.simplefilter("ignore")  # once more, and Python 3.12 warns of forking beside torch's threads
-            batches = iter(self._loader)
+        batches = start_loading(self._loader)
         try:
             while (batch := self._next(batches)) is not None:
                 if isinstance(batch, Exception):
@@ -217,43 +212,6 @@ class _Views(Dataset[Batch]):
 
 def _as_it_is(batch: Any) -> Any:
     return batch
-
-
-_STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-
-
-@contextlib.contextmanager
-def _signals_held() -> Iterator[None]:
-    """Hold back signals to stop, also in processes that start meanwhile: these never see them unasked."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker(worker: int) -> None:
-    """One thread, and an end only when the main process says so.
-
-    Ctrl-C and a batch system's SIGTERM reach every process, but the main one finishes its step and saves, and
-    needs its workers for that. They note who sent a SIGTERM, and end at once when it was the main process.
-    """
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
-        threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
-    elif hasattr(signal, "pthread_sigmask"):
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
-
-
-def _end_with_parent(parent: int) -> None:
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
-        pass
-    os._exit(0)
 
 
 __all__ = [

@@ -6,7 +6,6 @@ What is done to an image is decision 0002: the shorter side becomes input / crop
 from __future__ import annotations
 
 import contextlib
-import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +20,7 @@ from torchvision.transforms.v2 import functional
 
 from patchmix.data.datasets import ImageSource, UnreadableImage
 from patchmix.data.loading import normalise
+from patchmix.data.workers import start_loading, start_worker
 from patchmix.errors import UserError
 
 PUBLISHED_CROP_RATIO = 224 / 256
@@ -48,6 +48,10 @@ class Input:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+
+class NothingReadableError(UserError):
+    """Not one image of a source can be read."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,7 @@ def extract(
     inference_mode, for an encoder that is trained on afterwards. With a console on a terminal progress is
     shown. Memory holds a few batches of prepared images per worker, and the features.
 
-    Raises UserError if not one image can be read; otherwise `skipped` names those left out.
+    Raises NothingReadableError if not one image can be read; otherwise `skipped` names those left out.
     """
     device = torch.device(device)
     loader = DataLoader(
@@ -125,7 +129,7 @@ def extract(
         pin_memory=device.type == "cuda",
         # The loader would draw a seed for its workers from the global generator, which belongs to training.
         generator=torch.Generator(),
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=start_worker,
     )
     features: Tensor | None = None
     kept: list[int] = []
@@ -133,7 +137,7 @@ def extract(
     unchanged = 0
     with evaluating(encoder), _progress(console, title) as bar:
         task = bar.add_task(title, total=len(source))
-        for batch in loader:
+        for batch in start_loading(loader):
             skipped += batch.skipped
             unchanged += batch.num_unchanged
             if batch.images is not None:
@@ -149,7 +153,7 @@ def extract(
             bar.advance(task, len(batch.indices) + len(batch.skipped))
     if features is None:
         first = f"; the first: {skipped[0][1]}: {skipped[0][2]}" if skipped else ""
-        raise UserError(f"{source.name} {source.split}: none of its {len(source)} images can be read{first}")
+        raise NothingReadableError(f"{source.name} {source.split}: none of its {len(source)} images can be read{first}")
     taken = torch.tensor(kept, dtype=torch.int64)
     labels = None if source.labels is None else source.labels[taken].long()
     return Features(features[: len(kept)], labels, taken, skipped, unchanged)
@@ -217,11 +221,6 @@ def _collate(items: list[tuple[int, Tensor | tuple[str, str], bool]]) -> _Prepar
             indices.append(index)
             unchanged += as_it_is
     return _PreparedBatch(torch.stack(images) if images else None, indices, skipped, unchanged)
-
-
-def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C reaches every process; the main one alone answers it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

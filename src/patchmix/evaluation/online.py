@@ -13,7 +13,7 @@ from patchmix.data.loading import normalise
 from patchmix.data.sources import limited
 from patchmix.data.views import ViewMaker
 from patchmix.evaluation.diagnostics import alignment, feature_std, rankme, uniformity
-from patchmix.evaluation.features import Input, InputSpec, autocast, evaluating, extract
+from patchmix.evaluation.features import Input, InputSpec, NothingReadableError, autocast, evaluating, extract
 from patchmix.evaluation.knn import leave_one_out_knn
 
 FIXED_SEED = 0  # not the run's: runs that differ in their seed look at the same images and views
@@ -38,20 +38,24 @@ def online_evaluation(
     augmented; knn_top1 is leave-one-out with k = 20, in per cent; alignment compares two training views of at
     most 256 of them. The encoder gets its train/eval flags back, gradients and global random state are not
     touched, and nothing the encoder caches is an inference tensor. Unreadable images are left out; with fewer
-    than two left the record is empty. `spec` None: mean, std and size of the training views.
+    than two left the record is empty, with none for `alignment` it is not in the record. `spec` None: mean,
+    std and size of the training views.
     """
     spec = spec or _input_of(source, config)
     subset = limited(source, config.run.eval_images)
-    found = extract(
-        encoder,
-        subset,
-        spec,
-        batch_size=BATCH_SIZE,
-        device=device,
-        precision=precision,
-        num_workers=num_workers,
-        inference=False,
-    )
+    try:
+        found = extract(
+            encoder,
+            subset,
+            spec,
+            batch_size=BATCH_SIZE,
+            device=device,
+            precision=precision,
+            num_workers=num_workers,
+            inference=False,
+        )
+    except NothingReadableError:
+        return {}
     features = found.features.to(device)
     record: dict[str, float] = {}
     if len(features) < 2:
@@ -59,7 +63,7 @@ def online_evaluation(
     if found.labels is not None and len(source.classes) > 1:
         record["knn_top1"] = leave_one_out_knn(features, found.labels, len(source.classes), k=NUM_NEIGHBOURS)
     record["rankme"] = rankme(features)
-    first, second = _view_features(
+    views = _view_features(
         encoder,
         limited(source, min(ALIGNMENT_IMAGES, config.run.eval_images)),
         config,
@@ -67,7 +71,8 @@ def online_evaluation(
         torch.device(device),
         precision,
     )
-    record["alignment"] = alignment(first, second)
+    if views is not None:
+        record["alignment"] = alignment(*views)
     record["uniformity"] = uniformity(features)
     record["feature_std"] = feature_std(features)
     return record
@@ -80,8 +85,8 @@ def _view_features(
     spec: InputSpec,
     device: torch.device,
     precision: str,
-) -> tuple[Tensor, Tensor]:
-    """Features of the two global views of every readable image of `source`."""
+) -> tuple[Tensor, Tensor] | None:
+    """Features of the two global views of every readable image of `source`; None if there is none."""
     views = dataclasses.replace(config.views, num_local_crops=0)
     make = ViewMaker(views, spec.image_size, FIXED_SEED)
     first: list[Tensor] = []
@@ -102,7 +107,7 @@ def _view_features(
                 pixels = normalise(view.to(device), spec.mean, spec.std, torch.float32)
                 with autocast(device, precision):
                     kept.append(encoder(pixels).float())
-    return torch.cat(first), torch.cat(second)
+    return (torch.cat(first), torch.cat(second)) if first else None
 
 
 def _input_of(source: ImageSource, config: Config) -> Input:

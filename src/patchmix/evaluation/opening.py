@@ -12,6 +12,7 @@ from torch import nn
 
 from patchmix.config import DataConfig, EvalConfig, to_dict
 from patchmix.data.datasets import ImageSource, has_split, open_dataset
+from patchmix.data.unreadable import MIN_TRIED
 from patchmix.environment import resolve_device, resolve_precision, set_threads, usable_cores
 from patchmix.errors import UserError
 from patchmix.evaluation.features import Features, InputSpec, describe_preparation, extract
@@ -20,7 +21,6 @@ from patchmix.models.loading import LoadedEncoder, resolve_encoder
 from patchmix.models.vit import EncoderSpec
 
 CLASS_FOLDERS = "train/<class>/... and test/<class>/... (or val/<class>/...)"
-FEWEST_FOR_UNREADABLE_LIMIT = 200
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Evaluation:
             size = self.config.run.batch_size
             raise UserError(f"the device has too little memory for run.batch_size = {size}: lower it") from None
         bad, limit = len(found.skipped), self.config.data.max_unreadable
-        if len(source) >= FEWEST_FOR_UNREADABLE_LIMIT and bad > limit * len(source):
+        if len(source) >= MIN_TRIED and bad > limit * len(source):
             _, path, why = found.skipped[0]
             raise UserError(
                 f"{bad} of {len(source)} {source.split} images of {source.name} cannot be read, more than "

@@ -15,13 +15,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_MEAN, IMAGENET_STD
 from patchmix.errors import UserError
 from patchmix.method import ContrastiveModel
 from patchmix.models import heads
-from patchmix.models.vit import PUBLISHED_HEADS, Encoder, EncoderSpec, create_encoder
-
-# The published recipes normalise with ImageNet's statistics, on CIFAR too (method.md, "Augmentation").
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from patchmix.models.vit import PUBLISHED_NAMES, PUBLISHED_SIZES, Encoder, EncoderSpec, create_encoder
 
 State = dict[str, Tensor]
 
@@ -43,17 +41,21 @@ def load_pretraining(path: str | Path, num_heads: int | None = None, drop_path: 
     state = read_state(path)
     base = _part(state, "base_encoder.", path)
     spec = spec_of(base, path, num_heads)
-    projector_state = _below(base, "head.")
-    predictor_state = _part(state, "predictor.", path)
-    out_size, hidden_size = projector_state["6.weight"].shape if "6.weight" in projector_state else (0, 0)
-    if not out_size:
-        raise UserError(f"{path}: no projector (head.0 … head.7): load_encoder reads the encoder alone")
+    projector_state, predictor_state = _below(base, "head."), _below(state, "predictor.")
+    try:
+        out_size, hidden_size = projector_state["6.weight"].shape
+        predictor_size, _ = predictor_state["0.weight"].shape
+    except (KeyError, ValueError):
+        raise UserError(
+            f"{path}: no whole projector (head.0 … head.7) and predictor (predictor.0 … predictor.4): load_encoder "
+            "reads the encoder alone"
+        ) from None
     has_momentum = any(key.startswith("momentum_encoder.") for key in state)
     dtype = base["pos_embed"].dtype
     model = ContrastiveModel(
         create_encoder(spec, drop_path),
         heads.projector(spec.width, hidden_size, out_size),
-        heads.predictor(predictor_state["0.weight"].shape[0], out_size),
+        heads.predictor(predictor_size, out_size),
         momentum=has_momentum,
     ).to(dtype)
     load_exactly(model.encoder, _without_head(base), path, "base_encoder")
@@ -115,19 +117,19 @@ def spec_of(encoder: State, path: str | Path, num_heads: int | None = None) -> E
         raise UserError(f"{path}: no Vision Transformer in timm's naming (patch_embed, pos_embed)") from None
     if grid * grid != num_patches:
         raise UserError(f"{path}: position embeddings of {num_patches} patches, which is no square grid")
-    if num_heads is None and width not in PUBLISHED_HEADS:
+    name = PUBLISHED_NAMES.get(width, "vit_tiny")
+    if num_heads is None and width not in PUBLISHED_NAMES:
         raise UserError(
-            f"{path}: width {width} is none of the published ones, {list(PUBLISHED_HEADS)}, and the file "
+            f"{path}: width {width} is none of the published ones, {list(PUBLISHED_NAMES)}, and the file "
             "does not say how many attention heads it has: give num_heads"
         )
-    heads_ = num_heads or PUBLISHED_HEADS[width]
+    heads_ = num_heads or PUBLISHED_SIZES[name][2]
     if width % heads_:
         raise UserError(f"num_heads = {heads_} does not divide the width {width} of {path}")
     depth = len({key.split(".")[1] for key in encoder if key.startswith("blocks.")})
-    names = {192: "vit_tiny", 384: "vit_small", 768: "vit_base"}
     grey = channels == 1
     return EncoderSpec(
-        name=names.get(width, "vit_tiny"),
+        name=name,
         image_size=(grid * patch_size, grid * patch_size),
         patch_size=patch_size,
         width=width,
@@ -135,8 +137,8 @@ def spec_of(encoder: State, path: str | Path, num_heads: int | None = None) -> E
         num_heads=heads_,
         channels=channels,
         pooling="token",
-        mean=(0.5,) if grey else IMAGENET_MEAN,
-        std=(0.5,) if grey else IMAGENET_STD,
+        mean=GREY_PHOTO_MEAN if grey else IMAGENET_MEAN,
+        std=GREY_PHOTO_STD if grey else IMAGENET_STD,
     )
 
 

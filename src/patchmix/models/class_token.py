@@ -1,8 +1,7 @@
 """The last block for the class token alone: where nothing but the class token is read, nothing else is computed.
 
 The other tokens of the last block reach the class token only through keys and values, so leaving their queries
-and their MLP out changes no feature and no gradient. It saves most of one block: about a quarter of an encoder
-of three blocks, 6 % of one of twelve (benchmarks/results.md).
+and their MLP out changes no feature and no gradient. It saves most of one block (benchmarks/results.md).
 """
 
 from __future__ import annotations
@@ -18,6 +17,14 @@ from torch import Tensor, nn
 def is_plain(block: nn.Module) -> bool:
     """Whether `class_token_of` knows how the block computes: timm's own, without a gate."""
     return type(block) is Block and type(block.attn) is Attention and getattr(block.attn, "gate", None) is None
+
+
+def is_hooked(*modules: nn.Module) -> bool:
+    """Whether any of the modules has a hook, forward or backward."""
+    return any(
+        each._forward_hooks or each._forward_pre_hooks or each._backward_hooks or each._backward_pre_hooks
+        for each in modules
+    )
 
 
 def class_token_of(block: Any, tokens: Tensor) -> Tensor:

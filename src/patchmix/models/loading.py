@@ -73,11 +73,6 @@ def resolve_encoder(source: str | Path, *, num_heads: int | None = None) -> Load
     return _from_reference(path, num_heads)
 
 
-def load_encoder(source: str | Path, *, num_heads: int | None = None) -> nn.Module:
-    """The encoder alone: a timm model in eval mode (arguments and errors as in `resolve_encoder`)."""
-    return resolve_encoder(source, num_heads=num_heads).encoder
-
-
 def _from_run(path: Path, num_heads: int | None) -> LoadedEncoder:
     found, damaged = checkpoint.newest_whole(path)
     for line in damaged:

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 
 from patchmix.config import ModelConfig
 from patchmix.errors import UserError
-from patchmix.models.class_token import class_token_of, is_plain
+from patchmix.models.class_token import class_token_of, is_hooked, is_plain
 
 # method.md, "Pre-training recipes": width, depth, heads. DIFFERS from timm: its ViT-S has 6 heads; the
 # tensors have the same shapes, so the number of heads travels in every file of ours (EncoderSpec; decision 0006).
 PUBLISHED_SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 12), "vit_base": (768, 12, 12)}
-PUBLISHED_HEADS = {width: heads for width, _, heads in PUBLISHED_SIZES.values()}
+PUBLISHED_NAMES = {width: name for name, (width, _, _) in PUBLISHED_SIZES.items()}
 
 
 @dataclass(frozen=True)
@@ -66,16 +66,24 @@ class EncoderSpec:
 
 
 class Encoder(VisionTransformer):  # type: ignore[misc]  # timm is untyped
-    """timm's ViT, which takes any input size by resizing its position embeddings as method.md says."""
+    """timm's ViT, which takes any input size by resizing its position embeddings as method.md says.
+
+    Where only the class token is read, `encoder(images)` computes nothing else of the last block, and calls
+    neither that block nor its attention. With a hook on any module of the last block, on `blocks` or on `norm` it
+    computes the whole block, as `forward_features` and `forward_intermediates` always do: hooks see what they
+    would see in timm's. What replaces a method there, or hooks all modules of torch, does not run.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [B, D]. Where only the class token is read, the last block computes nothing else."""
-        last = self.blocks[-1]
-        if self.global_pool != "token" or self.grad_checkpointing or not is_plain(last):
+        """Features [B, D]."""
+        *blocks, last = self.blocks
+        hooked = is_hooked(self.blocks, self.norm, *last.modules())
+        if self.global_pool != "token" or self.grad_checkpointing or hooked or not is_plain(last):
             return super().forward(x)  # type: ignore[no-any-return]
         tokens = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
-        token = class_token_of(last, self.blocks[:-1](tokens))
-        return self.forward_head(self.norm(token))  # type: ignore[no-any-return]
+        for block in blocks:
+            tokens = block(tokens)
+        return self.forward_head(self.norm(class_token_of(last, tokens)))  # type: ignore[no-any-return]
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -194,7 +202,7 @@ def create_encoder(spec: EncoderSpec, drop_path: float = 0.0, position_std: floa
         dynamic_img_size=True,
         weight_init="moco",
     )
-    model.__class__ = Encoder  # timm's factory offers no other class; only _pos_embed differs
+    model.__class__ = Encoder  # timm's factory offers no other class; same parameters and names
     # DIFFERS from timm, whose "moco" leaves out the patch embedding (Xavier over channels * p² inputs, zero bias;
     # decision 0011).
     limit = math.sqrt(6 / (spec.channels * spec.patch_size**2 + spec.width))

@@ -18,7 +18,7 @@ from PIL import Image
 from patchmix.config import DataConfig
 from patchmix.data import datasets
 from patchmix.data.datasets import ArraySource, FolderSource, has_split, open_dataset, view_size
-from patchmix.errors import UserError
+from patchmix.errors import SaidElsewhereError, UserError
 
 MNIST = DataConfig(name="mnist5k")
 
@@ -151,6 +151,31 @@ def test_cifar_offline_says_how_to_get_it(tmp_path: Path, name: Any) -> None:
     assert str(tmp_path / "new") in message
     assert "python.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html" in message
     assert "--data.root" in message
+
+
+@pytest.mark.parametrize("failed", [0, 2], ids=["downloaded", "failed"])
+def test_other_processes_open_cifar_after_the_first_has_downloaded_it(
+    cifar_files: Path, monkeypatch: pytest.MonkeyPatch, failed: int
+) -> None:
+    absent, there = cifar_files / "cifar-10-batches-py", cifar_files / "not yet"
+    absent.rename(there)
+
+    def from_first(value: object) -> object:
+        if value is False:
+            return False  # the first has no files either
+        assert not absent.exists()  # nothing was begun while the first was downloading
+        if not failed:
+            there.rename(absent)
+        return failed
+
+    monkeypatch.setattr(datasets.distributed, "rank", lambda: 1)
+    monkeypatch.setattr(datasets.distributed, "from_first", from_first)
+    if failed:
+        with pytest.raises(SaidElsewhereError):
+            open_dataset(cifar10(cifar_files), "train")
+        assert not absent.exists()
+    else:
+        assert len(open_dataset(cifar10(cifar_files), "train")) == 30
 
 
 def test_damaged_cifar_files_are_named(cifar_files: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import subprocess
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,6 +119,19 @@ def test_worker_processes_change_nothing(encoder, spec, make_striped) -> None:
     assert torch.equal(alone.features, shared.features)
     assert torch.equal(alone.indices, shared.indices)
     assert alone.skipped == shared.skipped
+
+
+def test_workers_outlive_the_signals_that_stop_a_run(encoder, spec, make_striped) -> None:
+    class Interrupted(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            for worker in multiprocessing.active_children():
+                for name in ("-INT", "-TERM"):  # by another process, as a terminal or a batch system does
+                    subprocess.run(["kill", name, str(worker.pid)], check=True)
+            return encoder(images)
+
+    source = make_striped(12)
+    found = extract(Interrupted(), source, spec, batch_size=1, num_workers=1)
+    assert found.indices.tolist() == list(range(12))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])

@@ -12,6 +12,7 @@ import torch
 
 from patchmix.config import Config, RunConfig, ViewsConfig
 from patchmix.data.sources import limited
+from patchmix.evaluation import online
 from patchmix.evaluation.diagnostics import rankme, uniformity
 from patchmix.evaluation.features import extract
 from patchmix.evaluation.knn import leave_one_out_knn
@@ -100,6 +101,20 @@ def test_images_of_many_sizes_some_unreadable_are_looked_at(encoder, spec, make_
 
 def test_one_readable_image_gives_an_empty_record(encoder, spec, make_source) -> None:
     assert online_evaluation(encoder, make_source(2, 1, 16, 16, unreadable=[0]), CONFIG, "cpu", spec=spec) == {}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_no_readable_image_gives_an_empty_record(encoder, spec, make_source, num_workers: int) -> None:
+    source = make_source(3, 1, 16, 16, unreadable=[0, 1, 2])
+    assert online_evaluation(encoder, source, CONFIG, "cpu", spec=spec, num_workers=num_workers) == {}
+
+
+def test_alignment_is_left_out_where_none_of_its_images_can_be_read(encoder, spec, make_source, monkeypatch) -> None:
+    monkeypatch.setattr(online, "ALIGNMENT_IMAGES", 4)
+    compared = limited(make_source(20, 1, 16, 16), 4).indices.tolist()
+    source = make_source(20, 1, 16, 16, unreadable=compared)
+    record = online_evaluation(encoder, source, CONFIG, "cpu", spec=spec)
+    assert set(record) == {"rankme", "uniformity", "feature_std"}
 
 
 def test_a_collapsed_encoder_shows_as_one(encoder, spec, make_striped) -> None:
