@@ -11,7 +11,7 @@ from patchmix import distributed
 from patchmix.checkpoint import list_checkpoints
 from patchmix.config import Config
 from patchmix.errors import RunError
-from patchmix.preparation import Job
+from patchmix.job import Job
 
 
 def refuse_non_finite(job: Job, step: int | None) -> None:

@@ -7,8 +7,8 @@ import time
 import torch
 
 from patchmix import schedules
+from patchmix.job import Job
 from patchmix.method import PATCHMIX
-from patchmix.preparation import Job
 from patchmix.progress import duration
 
 

@@ -6,136 +6,26 @@ import contextlib
 import logging
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
-from torch import Tensor
 
 from patchmix import checkpoint, distributed
-from patchmix.config import Config, to_dict
+from patchmix.config import Config
 from patchmix.data.datasets import ImageSource, open_dataset, read_or_next, view_size
-from patchmix.data.loading import Batch, TrainingLoader, check_batch_size, choose_num_workers, normalise
-from patchmix.environment import package_versions, resolve_device, resolve_precision, set_threads
+from patchmix.data.loading import TrainingLoader, check_batch_size, choose_num_workers
+from patchmix.environment import resolve_device, resolve_precision, set_threads
 from patchmix.errors import UserError
-from patchmix.method import ContrastiveModel, build_model
-from patchmix.mixing import MixPlan
+from patchmix.job import Job, describe_data
+from patchmix.method import build_model
 from patchmix.models.vit import EncoderSpec, resolve_spec
-from patchmix.optim import create_optimizer, load_optimizer_tensors, optimizer_tensors
-from patchmix.randomness import draw_plan
+from patchmix.optim import create_optimizer, load_optimizer_tensors
 from patchmix.run_directory import RunDirectory, open_run_directory
 
 TRIAL_IMAGES = 8  # spread over the data set, read before the first step
-
-
-@dataclass
-class Job:
-    """A pre-training run, ready for its next step."""
-
-    config: Config
-    recipe: str | None
-    fabric: Fabric
-    source: ImageSource
-    spec: EncoderSpec
-    module: ContrastiveModel  # the model itself
-    model: Any  # the same, as Fabric wraps it for devices, precision and processes
-    optimizer: Any
-    loader: TrainingLoader
-    directory: RunDirectory
-    mix_size: int
-
-    @property
-    def main(self) -> bool:
-        """Whether this process writes and shows."""
-        return bool(self.fabric.is_global_zero)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Steps of an epoch; its incomplete last batch is dropped."""
-        return self.loader.steps_per_epoch
-
-    @property
-    def last_step(self) -> int:
-        """The step after which the schedules end."""
-        return self.config.optim.epochs * self.steps_per_epoch
-
-    @property
-    def stop_step(self) -> int:
-        """The step after which this start ends: the last one, or max_steps."""
-        return min(self.last_step, self.config.max_steps or self.last_step)
-
-    @property
-    def precision(self) -> str:
-        """Fabric's name of the precision in use."""
-        return str(self.fabric.strategy.precision.precision)
-
-    def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is written after this step."""
-        every = self.config.run.checkpoint_every_steps or self.steps_per_epoch
-        return step % every == 0 or step == self.stop_step
-
-    @property
-    def end(self) -> str:
-        """The option that says where this start ends."""
-        return "optim.epochs" if self.stop_step == self.last_step else "max_steps"
-
-    def views(self, batch: Batch) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
-        """Global and local views on the device, normalised, in float32."""
-
-        def ready(images: Tensor) -> Tensor:
-            images = images.to(self.fabric.device, non_blocking=True)
-            return normalise(images, self.spec.mean, self.spec.std, torch.float32)
-
-        first, second = batch.views
-        return (ready(first), ready(second)), [ready(images) for images in batch.local_views]
-
-    def plans(self, step: int) -> tuple[tuple[MixPlan, MixPlan], list[MixPlan]]:
-        """The mix plans of a step: one for each global view, one for each local crop."""
-
-        def plan(view: int, size: tuple[int, int]) -> MixPlan:
-            drawn = draw_plan(
-                size, self.config.method.num_mix, self.mix_size, seed=self.config.seed, step=step, view=view
-            )
-            return drawn.to(self.fabric.device)
-
-        local = (self.config.views.local_size,) * 2
-        crops = [plan(2 + number, local) for number in range(self.config.views.num_local_crops)]
-        return (plan(0, self.spec.image_size), plan(1, self.spec.image_size)), crops
-
-    def save(self, step: int) -> Path:
-        """Write the checkpoint after `step` steps (the main process does) and drop old ones."""
-        path = checkpoint.checkpoint_path(self.directory.path, step)
-        with distributed.first_speaks():
-            if self.main:
-                checkpoint.write(path, self.tensors(), self.metadata(step))
-                checkpoint.prune(self.directory.path, self.config.run.keep_checkpoints)
-        return path
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything a checkpoint holds: the model's state and the optimiser's."""
-        state = optimizer_tensors(self.module, self.optimizer.optimizer)
-        named = {checkpoint.OPTIMIZER_PREFIX + name: value for name, value in state.items()}
-        return {**self.module.state_dict(), **named}
-
-    def metadata(self, step: int) -> dict[str, Any]:
-        """What a checkpoint says about itself."""
-        return {
-            "step": step,
-            "epoch": step / self.steps_per_epoch,
-            "recipe": self.recipe,
-            "config": to_dict(self.config),
-            "encoder": self.spec.to_dict(),
-            "data": describe_data(self.source),
-            "versions": package_versions(),
-        }
-
-
-def describe_data(source: ImageSource) -> dict[str, Any]:
-    """What must be the same for a run to go on."""
-    return {"name": source.name, "num_images": len(source), "fingerprint": source.fingerprint}
 
 
 def start_fabric(config: Config) -> Fabric:
@@ -209,6 +99,8 @@ def prepare(config: Config, resume: bool, recipe: str | None, stack: contextlib.
         model, wrapped = fabric.setup(module, optimizer)
     if directory.resumed is not None:
         load_optimizer_tensors(module, optimizer, directory.resumed.optimizer_tensors())
+        if scaler := directory.resumed.metadata.get("scaler"):
+            fabric.strategy.precision.load_state_dict(scaler)
     return Job(config, directory.recipe, fabric, source, spec, module, model, wrapped, loader, directory, mix_size)
 
 

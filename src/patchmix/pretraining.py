@@ -6,19 +6,18 @@ import contextlib
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from patchmix import distributed
 from patchmix.config import Config
 from patchmix.endings import memory_advice, refuse_non_finite
-from patchmix.evaluation.online import online_evaluation
 from patchmix.interruption import Interruption, interruption
+from patchmix.job import Job
 from patchmix.method import mean_losses
 from patchmix.optim import apply_settings
 from patchmix.outlook import describe_plan
-from patchmix.preparation import Job, prepare, trials
+from patchmix.preparation import prepare, trials
 from patchmix.randomness import seed_step
 from patchmix.schedules import settings_at
 from patchmix.skipped import SkippedFiles
@@ -45,17 +44,14 @@ def pretrain(
         UserError: what the user can mend, before anything is written.
         RunError: a run that could not go on: non-finite loss, out of memory, disk full.
     """
-    console = console or Console()
     with interruption() as interrupted, memory_advice(config), contextlib.ExitStack() as stack:
         job = prepare(config, resume, recipe, stack)
-        for line in job.directory.messages if job.main else ():
+        console = console if console is not None and job.main else Console(quiet=not job.main)
+        for line in job.directory.messages:
             console.print(line, highlight=False, soft_wrap=True)
         done, path = job.directory.steps_done, job.directory.path
         if done >= job.stop_step:
-            if job.main:
-                console.print(
-                    f"The run in {path} is finished: {done:,} steps. Raise {job.end} to go on.", soft_wrap=True
-                )
+            console.print(f"The run in {path} is finished: {done:,} steps. Raise {job.end} to go on.", soft_wrap=True)
             return RunResult(path, done, 0)
         trials(job)
         if job.main:
@@ -71,12 +67,9 @@ def pretrain(
             main=job.main,
         ) as tracker:
             step = train(job, tracker, interrupted)
-        if interrupted and job.main:
-            console.print(
-                f"Stopped by {interrupted.signal.name if interrupted.signal else ''} after step {step:,}, saved. "
-                f"Go on with: patchmix pretrain --output {path} --resume",
-                soft_wrap=True,
-            )
+        if interrupted.signal is not None:
+            how = f"Go on with: patchmix pretrain --output {path} --resume"
+            console.print(f"Stopped by {interrupted.signal.name} after step {step:,}, saved. {how}", soft_wrap=True)
         return RunResult(path, step, interrupted.exit_code)
 
 
@@ -85,8 +78,8 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
     config, fabric, optimizer = job.config, job.fabric, job.optimizer
     skipped = SkippedFiles(job.directory.path, job.source, config.data.max_unreadable)
     step = job.directory.steps_done
-    if step == 0:
-        evaluate(job, tracker, step)
+    if step == 0 and job.is_evaluated(0) and job.main:
+        tracker.log_epoch(job.evaluate(0))
     clip = config.optim.clip_grad_norm or float("inf")  # infinity only measures the norm
     began = time.perf_counter()
     for step, batch in enumerate(job.loader, start=step + 1):  # noqa: B020 - counts on from the steps done
@@ -121,8 +114,8 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
         news = distributed.highest(STOPPING if interrupted else news, fabric.device)
         if news:
             skipped.share()
-        if step % job.steps_per_epoch == 0:
-            evaluate(job, tracker, step)
+        if job.is_evaluated(step) and job.main:
+            tracker.log_epoch(job.evaluate(step))
         if job.is_due(step) or news == STOPPING:
             refuse_non_finite(job, tracker.flush())
             job.save(step)
@@ -130,17 +123,3 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
             break
         began = time.perf_counter()  # what was evaluated and saved is no waiting for data
     return step
-
-
-def evaluate(job: Job, tracker: Tracker, step: int) -> None:
-    """Online evaluation at the ends of epochs, on training images only, before the checkpoint is written.
-
-    Not where max_steps or a signal happens to stop: a resumed run logs what an uninterrupted one does.
-    """
-    every = job.config.run.eval_every_epochs
-    epoch = step // job.steps_per_epoch
-    if not every or not job.main or (epoch % every and step != job.last_step):
-        return
-    options: dict[str, Any] = {"spec": job.spec, "precision": job.precision, "num_workers": job.loader.num_workers}
-    found = online_evaluation(job.module.evaluation_encoder, job.source, job.config, job.fabric.device, **options)
-    tracker.log_epoch({"step": step, "epoch": epoch, **found})
