@@ -46,7 +46,7 @@ def test_workers_change_nothing(uninterrupted: Path, tmp_path: Path) -> None:
     assert_same_result(uninterrupted, tmp_path / "run")
 
 
-@pytest.mark.parametrize(("step", "workers"), [(1, 0), (3, 2), (8, 0)])
+@pytest.mark.parametrize(("step", "workers"), [(1, 0), (3, 2), pytest.param(8, 0, marks=pytest.mark.slow)])
 def test_kill_at_any_moment_changes_nothing(step: int, workers: int, uninterrupted: Path, tmp_path: Path) -> None:
     output = tmp_path / "run"
     process = start_pretraining(output, **{"data.num_workers": workers})

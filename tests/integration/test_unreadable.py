@@ -47,6 +47,7 @@ def test_are_replaced_and_listed_once_with_the_reason_also_after_a_resume(tmp_pa
     assert all(line.split("\t")[1] for line in (output / "skipped.tsv").read_text().splitlines())
 
 
+@pytest.mark.slow
 def test_are_listed_once_by_several_processes(tmp_path: Path) -> None:
     options = photos(tmp_path / "photos", whole=21, broken=3)
     output = tmp_path / "run"
