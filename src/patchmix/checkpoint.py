@@ -85,7 +85,9 @@ def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> N
     except (OSError, SafetensorError) as error:
         full = "No space left" in str(error) or getattr(error, "errno", None) == errno.ENOSPC
         why = "the disk is full" if full else str(error)
-        raise RunError(f"cannot write checkpoint {path}: {why}; earlier checkpoints are whole") from error
+        raise RunError(
+            f"cannot write checkpoint {path}: {why}; what was saved before is whole: make room, then --resume"
+        ) from error
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from importlib import metadata
@@ -43,6 +44,13 @@ def environment() -> dict[str, Any]:
         "git": _git(Path(__file__).resolve()),
         "command_line": [Path(sys.argv[0]).name, *sys.argv[1:]] if sys.argv else [],
     }
+
+
+def program() -> str:
+    """How this program is called, for commands to copy: `patchmix` where that finds it."""
+    if shutil.which("patchmix") or not sys.argv or Path(sys.argv[0]).name != "patchmix":
+        return "patchmix"
+    return os.path.relpath(sys.argv[0]) if Path(sys.argv[0]).exists() else "patchmix"
 
 
 @functools.cache

@@ -43,7 +43,8 @@ def start_fabric(config: Config) -> Fabric:
             f"{processes}: give --run.num_devices and --run.num_nodes for all of them"
         )
     # Fabric announces every process on stderr, below the line that says what is wrong or what will happen.
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for name in ("lightning.fabric", "lightning_utilities.core.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     several = processes > 1 or config.run.strategy == "ddp"
     # BatchNorm is synchronised, so every process has the same buffers and need not be sent them.
     strategy: Any = DDPStrategy(broadcast_buffers=False) if several else "auto"

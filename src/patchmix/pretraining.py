@@ -12,12 +12,14 @@ from rich.console import Console
 from patchmix import distributed
 from patchmix.config import Config
 from patchmix.endings import memory_advice, refuse_non_finite
+from patchmix.environment import program
 from patchmix.interruption import Interruption, interruption
 from patchmix.job import Job
 from patchmix.method import mean_losses
 from patchmix.optim import apply_settings
 from patchmix.outlook import describe_plan
 from patchmix.preparation import prepare, trials
+from patchmix.progress import say
 from patchmix.randomness import seed_step
 from patchmix.schedules import settings_at
 from patchmix.skipped import SkippedFiles
@@ -48,14 +50,14 @@ def pretrain(
         job = prepare(config, resume, recipe, stack)
         console = console if console is not None and job.main else Console(quiet=not job.main)
         for line in job.directory.messages:
-            console.print(line, highlight=False, soft_wrap=True)
+            say(console, line)
         done, path = job.directory.steps_done, job.directory.path
         if done >= job.stop_step:
-            console.print(f"The run in {path} is finished: {done:,} steps. Raise {job.end} to go on.", soft_wrap=True)
+            say(console, f"The run in {path} is finished: {done:,} steps. Raise {job.end} to go on.")
             return RunResult(path, done, 0)
         trials(job)
         if job.main:
-            console.print(describe_plan(job), highlight=False, soft_wrap=True)
+            say(console, describe_plan(job))
         with Tracker(
             path,
             config,
@@ -68,8 +70,11 @@ def pretrain(
         ) as tracker:
             step = train(job, tracker, interrupted)
         if interrupted.signal is not None:
-            how = f"Go on with: patchmix pretrain --output {path} --resume"
-            console.print(f"Stopped by {interrupted.signal.name} after step {step:,}, saved. {how}", soft_wrap=True)
+            how = f"Go on with: {program()} pretrain --output {path} --resume"
+            say(console, f"Stopped by {interrupted.signal.name} after step {step:,}, saved. {how}")
+        else:
+            then = f"knn --checkpoint {path}" if job.source.classes else f"report {path}"
+            say(console, f"Saved step {step:,} in {path}/checkpoints. Next: {program()} {then}")
         return RunResult(path, step, interrupted.exit_code)
 
 

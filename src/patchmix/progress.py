@@ -16,6 +16,11 @@ RECENT = 50
 """Steps over which the shown loss and speed are averaged."""
 
 
+def say(console: Console, text: str) -> None:
+    """Print text as it is; on a terminal lines break between words, elsewhere nowhere."""
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
 def duration(seconds: float) -> str:
     """A time as people say it: `42 s`, `3 min 05 s`, `2 h 07 min`, `4 d 03 h`."""
     whole = round(seconds)
@@ -139,7 +144,7 @@ class Bar:
         self.update()
 
     def message(self, text: str) -> None:
-        self._progress.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self._progress.console, text)
 
     def close(self) -> None:
         self.update()
@@ -179,10 +184,11 @@ class Lines:
         self.message(f"{share}  " + "  ".join(figure for figure in figures if figure and figure != "–"))
 
     def message(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(self._console, text)
 
     def close(self) -> None:
-        pass
+        if self._pace.step >= self._first and self._pace.step != self._said:
+            self._print(self._clock())
 
 
 class Silence:

@@ -192,6 +192,8 @@ def resolve_evaluation(config: type[Evaluation], overrides: Mapping[str, Any]) -
         layer = _layer(load_file(run / "config.yaml"), Config, str(run / "config.yaml"))
         if flat.get("data.name", layer.get("data.name")) == layer.get("data.name"):
             flat = {name: value for name, value in layer.items() if name.startswith("data.")} | flat
+    elif Path(checkpoint).is_dir():
+        raise UserError(f"{checkpoint} is no run of patchmix (it has no config.yaml)")
     if not any(name in flat for name in ("data.name", "data.root")):
         raise UserError(f"{checkpoint} does not say which data to use: give --data.name (and --data.root)")
     return build(config, flat)

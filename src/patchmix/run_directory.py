@@ -16,10 +16,11 @@ import yaml
 
 from patchmix import checkpoint
 from patchmix.config import Config, to_dict
+from patchmix.config.options import shown
 from patchmix.environment import environment
 from patchmix.errors import UserError
 from patchmix.files import write_text
-from patchmix.metrics_file import METRICS_FILE, truncate_metrics
+from patchmix.metrics_file import METRICS_FILE, read_metrics, truncate_metrics
 from patchmix.recipes import dump
 
 CONFIG_FILE = "config.yaml"
@@ -82,7 +83,7 @@ def open_run_directory(
     if foreign and not is_run:
         names = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
         raise UserError(f"output = {str(path)!r} holds other files ({names}): name a new or empty directory")
-    if is_run and not resume:
+    if is_run and not resume and _has_begun(path):
         raise UserError(f"{path} holds a run already: add --resume to go on with it, or name another --output")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -93,6 +94,8 @@ def open_run_directory(
     try:
         if resume:
             _find_position(directory, config, encoder, data)
+        else:
+            (path / METRICS_FILE).unlink(missing_ok=True)  # of a start that failed before its first step
         checkpoint.remove_leftovers(path)
         for entry in entries:
             if _is_leftover(entry):
@@ -112,6 +115,13 @@ def _write_environment(directory: RunDirectory) -> None:
         with contextlib.suppress(ValueError, OSError, AttributeError):
             directory.recipe = json.loads(file.read_text(encoding="utf-8")).get("recipe")
     write_text(file, json.dumps({"recipe": directory.recipe, **environment()}, indent=2) + "\n")
+
+
+def _has_begun(path: Path) -> bool:
+    """Whether there is anything of a run to lose: a checkpoint or a logged step."""
+    metrics = path / METRICS_FILE
+    logged = metrics.exists() and bool(read_metrics(metrics)[0])
+    return logged or bool(checkpoint.list_checkpoints(path))
 
 
 def _is_leftover(name: str) -> bool:
@@ -155,9 +165,9 @@ def refuse_other_config(path: Path, config: Config) -> list[str]:
     changed = [key for key in new if key in old and old[key] != new[key]]
     refused = [key for key in changed if not key.startswith(MAY_CHANGE)]
     if refused:
-        differences = ", ".join(f"{key} {old[key]!r} → {new[key]!r}" for key in refused)
+        differences = ", ".join(f"{key} {shown(old[key])} → {shown(new[key])}" for key in refused)
         raise UserError(f"{path} was begun with other options ({differences}): give the same, or another --output")
-    return [f"Changed since the run began: {key} {old[key]!r} → {new[key]!r}." for key in changed]
+    return [f"Changed since the run began: {key} {shown(old[key])} → {shown(new[key])}." for key in changed]
 
 
 def refuse_other_data(resumed: checkpoint.Checkpoint, encoder: dict[str, Any], data: dict[str, Any]) -> None:

@@ -59,6 +59,8 @@ class SkippedFiles:
             raise SaidElsewhereError(2)
 
     def _write(self, skipped: list[Skipped]) -> None:
+        if not skipped:
+            return
         lines = [f"{_field(each.path)}\t{_field(each.why)}\n" for each in skipped]
         try:
             with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:

@@ -189,3 +189,20 @@ def test_learning_rate_schedule_is_independent_of_max_steps(tmp_path: Path) -> N
     last = [record for record in result_of(output)[1] if "loss" in record][-1]
     assert last["step"] == 6
     assert math.isclose(last["lr"], 0.0025 * 5 / 6, rel_tol=1e-9)  # half of 12 steps is warm-up, from 0
+
+
+def test_a_start_that_failed_before_its_first_step_may_be_begun_anew(tmp_path: Path) -> None:
+    output = tmp_path / "run"
+    pretrain(small_config(output, max_steps=1))
+    for path in (*list_checkpoints(output), output / "metrics.jsonl"):
+        path.unlink()
+    assert pretrain(small_config(output, max_steps=2, seed=1)).step == 2
+    assert [record["step"] for record in result_of(output)[1] if "loss" in record] == [1, 2]
+
+
+def test_a_log_ends_with_the_last_step_and_what_to_do_next(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "run"
+    pretrain(small_config(output, max_steps=2))
+    *_, last, saved = capsys.readouterr().out.splitlines()
+    assert last.startswith("100 %  step 2/2")
+    assert saved.startswith(f"Saved step 2 in {output}/checkpoints. Next: ")

@@ -107,3 +107,10 @@ def test_is_an_encoder_for_every_command() -> None:
     assert loaded.encoder(torch.zeros(1, 3, 16, 16)).shape == (1, 24)
     untrained = loaded.untrained(0)
     assert not torch.equal(untrained.pos_embed, loaded.encoder.pos_embed)
+
+
+@pytest.mark.parametrize("content", [b"hello world\n", b"#!/bin/sh\n", b"abc.def", b"[1,2]", b"", b"\x80\x02"])
+def test_any_other_file_is_refused_in_one_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(UserError, match=r"no torch file"):
+        read_state(tmp_path / "x.pth")

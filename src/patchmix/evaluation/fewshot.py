@@ -37,12 +37,12 @@ from patchmix.evaluation.results import (
     interval_over_draws,
     print_table,
     result_path,
-    say,
     spread,
     verdict,
     with_interval,
     write_result,
 )
+from patchmix.progress import say
 
 MAX_ITERATIONS = 2000
 LABELLED_STREAM = 1  # beside the other subsets' streams, so that no two share numbers

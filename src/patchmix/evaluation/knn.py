@@ -23,12 +23,12 @@ from patchmix.evaluation.results import (
     Interval,
     print_table,
     result_path,
-    say,
     verdict,
     wilson_interval,
     with_interval,
     write_result,
 )
+from patchmix.progress import say
 
 # Training images compared at once: a block of chunk_size = 1024 similarities is then at most 256 MiB.
 TRAIN_BLOCK = 65_536

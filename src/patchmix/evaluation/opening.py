@@ -16,9 +16,9 @@ from patchmix.data.unreadable import MIN_TRIED
 from patchmix.environment import resolve_device, resolve_precision, set_threads, usable_cores
 from patchmix.errors import UserError
 from patchmix.evaluation.features import Features, InputSpec, describe_preparation, extract
-from patchmix.evaluation.results import say
 from patchmix.models.loading import LoadedEncoder, resolve_encoder
 from patchmix.models.vit import EncoderSpec
+from patchmix.progress import say
 
 CLASS_FOLDERS = "train/<class>/... and test/<class>/... (or val/<class>/...)"
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from patchmix.environment import environment
 from patchmix.errors import UserError
 from patchmix.files import write_text
+from patchmix.progress import say
 
 Interval = tuple[float, float]
 
@@ -154,8 +155,3 @@ def print_table(console: Console, title: str, columns: Sequence[str], rows: Sequ
         cells = [cell.ljust(widths[0]) if i == 0 else cell.rjust(widths[i]) for i, cell in enumerate(line)]
         lines.append("  ".join(cells).rstrip())
     say(console, "\n".join(lines))
-
-
-def say(console: Console, text: str) -> None:
-    """Print text as it is: no markup, no highlighting, no wrapping of paths."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

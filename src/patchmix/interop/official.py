@@ -98,9 +98,10 @@ def read_state(path: str | Path) -> State:
     except pickle.UnpicklingError:
         # torch's message advises to read the file unsafely.
         raise UserError(f"{path} holds more than tensors (a pickled model?), or is no torch file: not read") from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"{path} cannot be read: {why}") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a file of something else can make torch's reader raise anything
+        raise UserError(f"{path} is no torch file ({type(error).__name__} while reading it)") from None
     state = content.get("state_dict") if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise UserError(f"{path} is not a reference checkpoint: it has no `state_dict` of tensors")

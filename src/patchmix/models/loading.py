@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,11 +127,15 @@ def _from_timm(name: str) -> LoadedEncoder:
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
         hint = f"; do you mean {', '.join(near)}?" if near else ""
         raise UserError(f"checkpoint timm:{name}: timm has no such model{hint}")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each retry
     try:
         model: Any = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's errors are many, none of them in timm's interface
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"checkpoint timm:{name}: its pretrained weights cannot be had ({why})") from None
+        raise UserError(
+            f"checkpoint timm:{name}: its pretrained weights cannot be had ({why}); without network they must lie in "
+            "the Hugging Face cache (HF_HOME)"
+        ) from None
     cfg = model.pretrained_cfg
     vit = isinstance(model, VisionTransformer)
     spec = EncoderSpec(

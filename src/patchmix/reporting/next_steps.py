@@ -17,9 +17,13 @@ def section(run: RunFiles) -> Section:
 def _steps(run: RunFiles) -> list[tuple[str, str]]:
     """(why, command) pairs."""
     name = shlex.quote(str(run.directory))
-    other = shlex.quote(f"{run.directory}-2")
     config = shlex.quote(str(run.directory / "config.yaml"))
-    again = f"patchmix pretrain --config {config} --output {other}"
+    whole = "" if run.config.max_steps is None else " --max_steps null"
+
+    def again(option: str, value: str, name: str) -> str:
+        output = shlex.quote(f"{run.directory}-{name}")
+        return f"patchmix pretrain --config {config} --output {output}{whole} --{option} {value}"
+
     level, _ = judge(run)
     steps = []
     if not run.finished:
@@ -40,16 +44,18 @@ def _steps(run: RunFiles) -> list[tuple[str, str]]:
         steps.append(
             (
                 "Train with a third of the learning rate, then three times it.",
-                f"{again} --optim.lr {lr / 3:.2g}",
+                again("optim.lr", f"{lr / 3:.2g}", "lr"),
             )
         )
-        steps.append(("Train without mixing, to see whether mixing is the cause.", f"{again} --method.num_mix 1"))
+        steps.append(
+            ("Train without mixing, to see whether mixing is the cause.", again("method.num_mix", "1", "unmixed"))
+        )
     elif run.finished:
-        steps.append(("Train twice as long.", f"{again} --optim.epochs {2 * run.config.optim.epochs}"))
+        steps.append(("Train twice as long.", again("optim.epochs", str(2 * run.config.optim.epochs), "longer")))
         steps.append(
             (
                 "Change one thing: mix one image more.",
-                f"{again} --method.num_mix {run.config.method.num_mix + 1}",
+                again("method.num_mix", str(run.config.method.num_mix + 1), "mix"),
             )
         )
     if level == LEARNED:

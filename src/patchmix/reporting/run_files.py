@@ -51,12 +51,9 @@ class RunFiles:
 
     @property
     def total_steps(self) -> int | None:
-        """Steps at which the run is done, None before its first epoch is (then only max_steps tells)."""
-        per_epoch, limit = self.steps_per_epoch, self.config.max_steps
-        if per_epoch is None:
-            return limit
-        whole = per_epoch * self.config.optim.epochs
-        return whole if limit is None else min(whole, limit)
+        """Steps at which the run is done, None before its first epoch is; max_steps only stopped one start."""
+        per_epoch = self.steps_per_epoch
+        return None if per_epoch is None else per_epoch * self.config.optim.epochs
 
     @property
     def finished(self) -> bool:
