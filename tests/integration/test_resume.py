@@ -137,7 +137,7 @@ def test_more_epochs_are_allowed_and_said(
     ("options", "words"),
     [
         ({"model.depth": 1}, "model.depth 2 → 1"),
-        ({"method.momentum": 0.9}, "method.momentum None → 0.9"),
+        ({"method.momentum": 0.9}, "method.momentum null → 0.9"),
         ({"data.limit": 64}, "data.limit 96 → 64"),
         ({"optim.lr": 0.1, "seed": 3}, "seed 0 → 3, optim.lr 0.02 → 0.1"),
     ],
