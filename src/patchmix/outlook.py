@@ -71,7 +71,8 @@ def describe_plan(job: Job) -> str:
         f"{len(job.source):,} images of {job.source.name}; {counted(config.optim.epochs, 'epoch')} of "
         f"{counted(job.steps_per_epoch, 'step')}, batch {config.optim.batch_size}, warm-up {counted(warmup, 'step')}"
         + (" (shortened to half the run)" if shortened else "")
-        + f".\n{spec.name}, width {spec.width}, depth {spec.depth}: {encoder / 1e6:.2f} M parameters ({trained / 1e6:.2f} M trained with heads), "
+        + f".\n{spec.name}, width {spec.width}, depth {spec.depth}: {encoder / 1e6:.2f} M parameters "
+        f"({trained / 1e6:.2f} M trained with heads), "
         f"{spec.image_size[0]} × {spec.image_size[1]} px in patches of {spec.patch_size}, M = {config.method.num_mix}, "
         f"{'no momentum encoder' if config.method.momentum is None else 'momentum encoder'}.\n"
         f"{processes}{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {job.precision}, "
