@@ -146,6 +146,7 @@ def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     if world_size() == 1:
         return module
     if device.type == "cuda":
+        # torch left this one function without types
         converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return converted
     for child in module.modules():

@@ -184,9 +184,12 @@ class ContrastiveModel(nn.Module):
     @torch.no_grad()
     def keys_of(self, images: Tensor) -> Tensor:
         """Keys [rows, projection_size] without gradient, of the momentum branch where there is one."""
+        keys: Tensor
         if self.momentum_encoder is None or self.momentum_projector is None:
-            return self.projector(self.encoder(images))  # type: ignore[no-any-return]
-        return self.momentum_projector(self.momentum_encoder(images))  # type: ignore[no-any-return]
+            keys = self.projector(self.encoder(images))
+        else:
+            keys = self.momentum_projector(self.momentum_encoder(images))
+        return keys
 
     def target(self, row: Contrast, batch_size: int, num_mix: int, device: torch.device) -> SoftTargets:
         """The sparse target of one row of the table for this process's queries."""

@@ -91,7 +91,7 @@ class _Loader(yaml.SafeLoader):
 
 def _parse(text: str, where: str) -> dict[str, Any]:
     try:
-        content = yaml.load(text, Loader=_Loader)
+        content = yaml.load(text, Loader=_Loader)  # a SafeLoader: builds plain values only
     except yaml.MarkedYAMLError as error:
         line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise UserError(f"{where} is not valid YAML: {line}{error.problem}") from None

@@ -135,7 +135,7 @@ def sections(config: type[Checked]) -> dict[str, type[Checked]]:
     hints = typing.get_type_hints(config)
     return {
         each.name: hints[each.name]
-        for each in dataclasses.fields(config)  # type: ignore[arg-type]
+        for each in dataclasses.fields(config)  # type: ignore[arg-type]  # every Checked is a dataclass
         if dataclasses.is_dataclass(hints[each.name])
     }
 

@@ -34,7 +34,8 @@ def class_token_of(block: Any, tokens: Tensor) -> Tensor:
     """
     token = tokens[:, :1]
     token = token + block.drop_path1(block.ls1(_attention(block.attn, block.norm1(tokens))))
-    return token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))  # type: ignore[no-any-return]
+    result: Tensor = token + block.drop_path2(block.ls2(block.mlp(block.norm2(token))))
+    return result
 
 
 def _attention(attn: Any, tokens: Tensor) -> Tensor:
@@ -50,4 +51,5 @@ def _attention(attn: Any, tokens: Tensor) -> Tensor:
     dropout = attn.attn_drop.p if attn.training else 0.0
     found = F.scaled_dot_product_attention(attn.q_norm(query), attn.k_norm(key), value, dropout_p=dropout)
     found = attn.norm(found.transpose(1, 2).reshape(batch, 1, width))
-    return attn.proj_drop(attn.proj(found))  # type: ignore[no-any-return]
+    result: Tensor = attn.proj_drop(attn.proj(found))
+    return result

@@ -14,10 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from patchmix.config import Config, DataConfig, OptimConfig, RunConfig, ViewsConfig
-from patchmix.data.datasets import ArraySource, ImageSource, open_dataset
+from patchmix.data.datasets import ArraySource, ImageSource
 from patchmix.data.loading import (
     Batch,
     TrainingLoader,
@@ -45,19 +44,6 @@ def array_source(count: int = 30, channels: int = 1) -> ArraySource:
     images = torch.randint(0, 256, (count, channels, 14, 14), dtype=torch.uint8, generator=torch.Generator())
     numbers = torch.arange(count) % 3
     return ArraySource("digits", "train", images, numbers, ("a", "b", "c"), mean=(0.5,), std=(0.5,))
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> ImageSource:
-    """21 files, of which 3, 4 and 20 cannot be read."""
-    generator = np.random.default_rng(0)
-    for k in range(21):
-        path = tmp_path / f"{k:02}.jpg"
-        if k in (3, 4, 20):
-            path.write_bytes(b"" if k == 3 else b"not an image")
-        else:
-            Image.fromarray(generator.integers(0, 256, (20 + k, 30, 3), np.uint8)).save(path, quality=90)
-    return open_dataset(DataConfig(name="folder", root=str(tmp_path)), "train")
 
 
 def batches(

@@ -6,29 +6,14 @@ import pickle
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from patchmix.config import Config, DataConfig, OptimConfig, RunConfig
 from patchmix.data.datasets import ArraySource, ImageSource, UnreadableImage, open_dataset, read_or_next
 from patchmix.data.loading import Batch, Skipped, TrainingLoader
 from patchmix.data.unreadable import UnreadableLimit
 from patchmix.errors import UserError
-
-
-@pytest.fixture
-def photos(tmp_path: Path) -> ImageSource:
-    """21 files, of which 3, 4 and 20 cannot be read."""
-    generator = np.random.default_rng(0)
-    for k in range(21):
-        path = tmp_path / f"{k:02}.jpg"
-        if k in (3, 4, 20):
-            path.write_bytes(b"" if k == 3 else b"not an image")
-        else:
-            Image.fromarray(generator.integers(0, 256, (20 + k, 30, 3), np.uint8)).save(path, quality=90)
-    return open_dataset(DataConfig(name="folder", root=str(tmp_path)), "train")
 
 
 def batches(source: ImageSource, batch_size: int, workers: int = 0) -> list[Batch]:
