@@ -15,7 +15,8 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from patchmix.models.vit import EncoderSpec, create_encoder
+from patchmix.models.spec import EncoderSpec
+from patchmix.models.vit import create_vit
 
 # Width, blocks, heads, image size, channels, patch, batch, timed repeats: the demo's encoder, and ViT-Ti as on CIFAR.
 CASES = ((64, 3, 2, 28, 1, 7, 64, 200), (192, 12, 3, 32, 3, 4, 16, 40))
@@ -27,7 +28,7 @@ def measure(
     """One row of the table."""
     half = (0.5,) * channels
     spec = EncoderSpec("vit_tiny", (size, size), patch_size, width, depth, num_heads, channels, "token", half, half)
-    encoder = create_encoder(spec).train()
+    encoder = create_vit(spec).train()
     images = torch.randn(batch, channels, size, size)
 
     def seconds(forward: Callable[[Tensor], Tensor]) -> float:

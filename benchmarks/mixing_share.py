@@ -18,7 +18,7 @@ from patchmix.config import Config
 from patchmix.losses import soft_info_nce
 from patchmix.method import PATCHMIX, build_model
 from patchmix.mixing import MixPlan
-from patchmix.models.vit import resolve_spec
+from patchmix.models.encoders import resolve_spec
 from patchmix.optim import create_optimizer
 from patchmix.targets import soft_targets
 
@@ -50,7 +50,7 @@ def measure(recipe: str, size: int, channels: int, batch: int, steps: int) -> st
     keys = torch.randn(batch, projection)
 
     def plans() -> tuple[MixPlan, MixPlan]:
-        count, num_mix = spec.num_patches, config.method.num_mix
+        count, num_mix = (size // spec.patch_size) ** 2, config.method.num_mix
         return MixPlan.draw(count, num_mix, spec.patch_size), MixPlan.draw(count, num_mix, spec.patch_size)
 
     def step() -> None:
@@ -67,7 +67,8 @@ def measure(recipe: str, size: int, channels: int, batch: int, steps: int) -> st
     def targets_and_losses() -> None:
         total = torch.zeros(())
         for row in PATCHMIX:
-            target = soft_targets(row.target(config.method.num_mix), batch)
+            groups = (1,) * config.method.num_mix
+            target = soft_targets(row.target(groups, groups), batch)
             total = total + row.weight * soft_info_nce(queries, keys, target, config.method.temperature)
         total.backward()
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from patchmix.config import Config, MethodConfig, ModelConfig
 from patchmix.method import ContrastiveModel, build_model
-from patchmix.models.vit import EncoderSpec
+from patchmix.models.spec import EncoderSpec
 
 SPEC = EncoderSpec(
     name="vit_tiny",

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from patchmix.errors import RunError, SaidElsewhereError, UserError
 
@@ -78,12 +79,12 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
 def first_speaks() -> Iterator[None]:
     """What goes wrong inside on the first process ends them all and is said once.
 
-    All processes must enter. The first raises its own error, the others SaidElsewhereError.
+    All processes must enter. The first raises its own error, the others SaidElsewhereError. May be nested.
     """
-    error: UserError | RunError | None = None
+    error: UserError | RunError | SaidElsewhereError | None = None
     try:
         yield
-    except (UserError, RunError) as caught:
+    except (UserError, RunError, SaidElsewhereError) as caught:  # the last: of a block inside this one
         error = caught
     exit_code = from_first(0 if error is None else 2 if isinstance(error, UserError) else 1)
     if error is not None and (rank() == 0 or not exit_code):
@@ -108,26 +109,30 @@ class _MeanOverRanks(torch.autograd.Function):
         return total / world_size()
 
 
-class SyncBatchNorm1d(nn.BatchNorm1d):
-    """BatchNorm1d over the rows of all processes, on any device (torch's SyncBatchNorm refuses the CPU).
+class SyncBatchNorm(_BatchNorm):
+    """BatchNorm of [rows, channels, …] over all processes, on any device (torch's SyncBatchNorm refuses the CPU).
 
     Every process must bring equally many rows, as pre-training does. Two-pass variance: the mean of all
     rows first, so that nothing is lost to cancellation.
     """
 
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of dimensions from two."""
+
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
             return super().forward(input)
         precision = torch.promote_types(input.dtype, torch.float32)
-        rows = input.to(precision)
-        mean = _MeanOverRanks.apply(rows.mean(0))
-        variance = _MeanOverRanks.apply((rows - mean).square().mean(0))
+        rows = input.to(precision).movedim(1, -1)
+        over = tuple(range(rows.ndim - 1))
+        mean = _MeanOverRanks.apply(rows.mean(over))
+        variance = _MeanOverRanks.apply((rows - mean).square().mean(over))
         if self.track_running_stats:
-            self._track(mean.detach(), variance.detach(), len(rows) * world_size())
+            self._track(mean.detach(), variance.detach(), rows[..., 0].numel() * world_size())
         output = (rows - mean) * (variance + self.eps).rsqrt()
         if self.affine:
             output = output * self.weight + self.bias
-        result: Tensor = output.to(input.dtype)
+        result: Tensor = output.movedim(-1, 1).to(input.dtype)
         return result
 
     @torch.no_grad()
@@ -141,15 +146,38 @@ class SyncBatchNorm1d(nn.BatchNorm1d):
         self.running_var.lerp_((variance * count / max(count - 1, 1)).to(self.running_var.dtype), weight)
 
 
+class SyncBatchNormAct2d(SyncBatchNorm):
+    """The same for timm's BatchNormAct2d, which an activation follows."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:
+        result: Tensor = self.act(self.drop(super().forward(input)))
+        return result
+
+
 def synchronise_batchnorm(module: nn.Module, device: torch.device) -> nn.Module:
     """The module with every BatchNorm synchronised over processes; unchanged when there is only one."""
     if world_size() == 1:
         return module
+    from timm.layers import BatchNormAct2d, convert_sync_batchnorm  # slow to import, and data workers import this file
+
     if device.type == "cuda":
-        # torch left this one function without types
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        converted: nn.Module = convert_sync_batchnorm(module)  # timm's: torch's would drop its activations
         return converted
+    kinds: dict[type[nn.Module], type[SyncBatchNorm]] = {
+        nn.BatchNorm1d: SyncBatchNorm,
+        nn.BatchNorm2d: SyncBatchNorm,
+        nn.BatchNorm3d: SyncBatchNorm,
+        BatchNormAct2d: SyncBatchNormAct2d,
+    }
     for child in module.modules():
-        if type(child) is nn.BatchNorm1d:
-            child.__class__ = SyncBatchNorm1d  # same parameters, buffers and names: only forward differs
+        if isinstance(child, _BatchNorm):
+            if type(child) not in kinds:
+                raise UserError(
+                    f"the model has a {type(child).__name__}, which is not synchronised over processes on the CPU: "
+                    "set run.num_devices to 1, or take another model.name"
+                )
+            child.__class__ = kinds[type(child)]  # same parameters, buffers and names: only forward differs
     return module

@@ -18,7 +18,7 @@ from patchmix.environment import package_versions
 from patchmix.evaluation.online import online_evaluation
 from patchmix.method import ContrastiveModel
 from patchmix.mixing import MixPlan
-from patchmix.models.vit import EncoderSpec
+from patchmix.models.spec import EncoderSpec
 from patchmix.optim import optimizer_tensors
 from patchmix.randomness import draw_plan
 from patchmix.run_directory import RunDirectory

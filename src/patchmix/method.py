@@ -23,9 +23,11 @@ from patchmix.config import Config
 from patchmix.losses import soft_info_nce
 from patchmix.mixing import MixPlan
 from patchmix.models import heads
-from patchmix.models.vit import Encoder, EncoderSpec, create_encoder
+from patchmix.models.encoders import create_encoder
+from patchmix.models.spec import EncoderSpec
 from patchmix.targets import (
     Offsets,
+    Shares,
     SoftTargets,
     mix_to_mix_offsets,
     mix_to_origin_offsets,
@@ -40,7 +42,7 @@ class Contrast(NamedTuple):
     name: str
     query: str
     keys: tuple[str, ...]
-    target: Callable[[int], Offsets]
+    target: Callable[[Shares, Shares], Offsets]  # of the groups' shares of query and key view
     weight: float
 
 
@@ -77,6 +79,7 @@ class ContrastiveModel(nn.Module):
             trained branch without gradient.
         smoothing: ε of the targets.
         mix_group: images among which mixing wraps; None: those of this process.
+        exact_targets: weigh the images of a mixed one by their patches, not alike.
         contrasts: the method's table, without local crops.
     """
 
@@ -89,11 +92,13 @@ class ContrastiveModel(nn.Module):
         momentum: bool,
         smoothing: float = 0.0,
         mix_group: int | None = None,
+        exact_targets: bool = False,
         contrasts: tuple[Contrast, ...] = PATCHMIX,
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
-        self.smoothing, self.mix_group, self.contrasts = smoothing, mix_group, contrasts
+        self.smoothing, self.mix_group = smoothing, mix_group
+        self.exact_targets, self.contrasts = exact_targets, contrasts
         self.momentum_encoder: nn.Module | None = None
         self.momentum_projector: nn.Module | None = None
         if momentum:
@@ -134,6 +139,7 @@ class ContrastiveModel(nn.Module):
         if len({plan.num_mix for plan in (*plans, *local_plans)}) > 1:
             raise ValueError("all plans of a step mix the same number of images")
         inputs = self.inputs(views, plans, local_views, local_plans)
+        shares = self.shares(plans, local_plans)
         contrasts = self.contrasts + (LOCAL_CROPS if local_views else ())
         key_views = {key for row in contrasts for key in row.keys}
         query_views = {row.query for row in contrasts}
@@ -151,11 +157,11 @@ class ContrastiveModel(nn.Module):
 
         losses = dict.fromkeys(StepLosses._fields, torch.zeros((), device=views[0].device))
         for row in contrasts:
-            target = self.target(row, len(views[0]), plans[0].num_mix, views[0].device)
-            target = target.repeat(len(queries[row.query]) // len(views[0]))
-            parts = [
-                soft_info_nce(queries[row.query], keys[key], target, temperature, gather=False) for key in row.keys
-            ]
+            query, parts = queries[row.query], []
+            for key in row.keys:
+                target = self.target(row.target(shares[row.query], shares[key]), len(views[0]), query.device)
+                target = target.repeat(len(query) // len(views[0]))
+                parts.append(soft_info_nce(query, keys[key], target, temperature, gather=False))
             losses[row.name] = torch.stack(parts).sum()
             losses["total"] = losses["total"] + row.weight * losses[row.name]
         return StepLosses(**losses)
@@ -191,10 +197,22 @@ class ContrastiveModel(nn.Module):
             keys = self.momentum_projector(self.momentum_encoder(images))
         return keys
 
-    def target(self, row: Contrast, batch_size: int, num_mix: int, device: torch.device) -> SoftTargets:
-        """The sparse target of one row of the table for this process's queries."""
+    def shares(self, plans: tuple[MixPlan, MixPlan], local_plans: Sequence[MixPlan]) -> dict[str, tuple[int, ...]]:
+        """How much of an image each of its groups is, by view; an image that is not mixed is one group."""
+        mixed = {"mixed1": plans[0], "mixed2": plans[1]}
+        if local_plans:
+            mixed["mixed_locals"] = local_plans[0]
+            if len({plan.group_sizes for plan in local_plans}) > 1:
+                raise ValueError("all local crops are mixed in equally many patches")
+        own: dict[str, tuple[int, ...]] = dict.fromkeys(("view1", "view2", "locals"), (1,))
+        return own | {
+            view: plan.group_sizes if self.exact_targets else (1,) * plan.num_mix for view, plan in mixed.items()
+        }
+
+    def target(self, offsets: Offsets, batch_size: int, device: torch.device) -> SoftTargets:
+        """The sparse target with these offsets for this process's queries."""
         return soft_targets(
-            row.target(num_mix),
+            offsets,
             batch_size,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
@@ -228,12 +246,12 @@ def build_model(config: Config, spec: EncoderSpec) -> ContrastiveModel:
     """A newly initialised model, the same for the same config.seed; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        encoder: Encoder = create_encoder(spec, config.model.drop_path, config.model.position_std)
         return ContrastiveModel(
-            encoder,
+            create_encoder(spec, config.model.drop_path, config.model.position_std),
             heads.projector(spec.width, config.model.projector_width, config.model.projection_size),
             heads.predictor(config.model.projector_width, config.model.projection_size),
             momentum=config.method.momentum is not None,
             smoothing=config.method.smoothing,
             mix_group=config.method.mix_group,
+            exact_targets=config.method.target_weights == "patches",
         )

@@ -10,6 +10,12 @@ import torch
 from torch import Tensor
 
 
+def group_sizes(num_patches: int, num_mix: int) -> tuple[int, ...]:
+    """Patches of each of the M groups: S, and S + (T - M * S) for group 0, which has the left-over ones."""
+    size = num_patches // num_mix
+    return (num_patches - (num_mix - 1) * size, *[size] * (num_mix - 1))
+
+
 class MixPlan:
     """One random division of the T patch positions into M groups, shared by a whole batch.
 
@@ -46,6 +52,11 @@ class MixPlan:
         group = torch.where(place < num_mix * group_size, place // group_size, 0)
         # groups[t] is the group of position t: the offset of the image that gives the patch there.
         self.groups = torch.empty_like(group).scatter_(0, permutation, group)
+
+    @property
+    def group_sizes(self) -> tuple[int, ...]:
+        """Patches of each group, the left-over ones counted to group 0: what each image gives to a mixed one."""
+        return group_sizes(self.groups.numel(), self.num_mix)
 
     @classmethod
     def draw(cls, num_patches: int, num_mix: int, patch_size: int, generator: torch.Generator | None = None) -> MixPlan:

@@ -19,7 +19,7 @@ def estimate_step_seconds(job: Job, images: int = 16) -> float:
     """Least seconds a step, from the fastest of a few forward passes of the encoder and method.md's cost units.
 
     A view that asks costs three forward passes (a backward counts two), a view that answers one; with
-    local crops by their number of patches. The heads and the data are not counted.
+    local crops by their area. The heads and the data are not counted.
     """
     local_batch = job.config.optim.batch_size // job.fabric.world_size
     images = min(images, local_batch)
@@ -41,8 +41,8 @@ def estimate_step_seconds(job: Job, images: int = 16) -> float:
     queries = {row.query for row in PATCHMIX}
     keys = {key for row in PATCHMIX for key in row.keys}
     shared = 0 if job.module.momentum_encoder is not None else len(queries & keys)
-    crops = job.config.views.num_local_crops * (job.config.views.local_size // job.spec.patch_size) ** 2
-    units = 3 * len(queries) + len(keys) - shared + 2 * 3 * crops / job.spec.num_patches
+    crops = job.config.views.num_local_crops * job.config.views.local_size**2
+    units = 3 * len(queries) + len(keys) - shared + 2 * 3 * crops / math.prod(job.spec.image_size)
     return seconds * units
 
 
@@ -71,12 +71,20 @@ def describe_plan(job: Job) -> str:
         f"{len(job.source):,} images of {job.source.name}; {counted(config.optim.epochs, 'epoch')} of "
         f"{counted(job.steps_per_epoch, 'step')}, batch {config.optim.batch_size}, warm-up {counted(warmup, 'step')}"
         + (" (shortened to half the run)" if shortened else "")
-        + f".\n{spec.name}, width {spec.width}, depth {spec.depth}: {encoder / 1e6:.2f} M parameters "
+        + f".\n{spec.name}, width {spec.width}{f', depth {spec.depth}' if spec.is_vit else ''}: "
+        f"{encoder / 1e6:.2f} M parameters "
         f"({trained / 1e6:.2f} M trained with heads), "
-        f"{spec.image_size[0]} × {spec.image_size[1]} px in patches of {spec.patch_size}, M = {config.method.num_mix}, "
+        f"{spec.image_size[0]} × {spec.image_size[1]} px{_patches(job)}, M = {config.method.num_mix}, "
         f"{'no momentum encoder' if config.method.momentum is None else 'momentum encoder'}.\n"
         f"{processes}{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {job.precision}, "
         f"{counted(job.loader.num_workers, 'data worker')}; {counted(remaining, 'step')} to go, "
         f"{expected}.\n"
         f"Writing to {job.directory.path}."
     )
+
+
+def _patches(job: Job) -> str:
+    """The model's patches, and the mixing squares where they are others."""
+    of_model = f" in patches of {job.spec.patch_size}" if job.spec.is_vit else ""
+    other = job.mix_size != job.spec.patch_size and job.config.method.num_mix > 1
+    return of_model + (f", mixed in squares of {job.mix_size}" if other else "")

@@ -3,33 +3,46 @@
     N  images per process (batch_size)     R, r  number of processes, this one's rank
     M  images mixed into one (num_mix)     ε     smoothing
 
+Every group g of a mixed image i is of image i + g. How large the groups of queries and keys are, decides the weights:
+a sequence of M numbers in any unit, such as patches; (1,) * M says equal, as published, and (1,) an image that is not
+mixed (decision 0018).
+
 A target is kept as offsets and weights: row i has weight w_d at the own column (i + d) mod N, for a few
 offsets d. Offsets that wrap onto each other add up. The dense [N, R * N] matrix is derived from it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Offsets = dict[int, float]  # d: weight; the weights of a contrast sum to 1
+Shares = Sequence[int]  # of the groups of a mixed image, in any unit
 
 
-def origin_offsets(num_mix: int) -> Offsets:
+def origin_offsets(query: Shares, key: Shares) -> Offsets:
     """origin to origin: 1 at the image's own column."""
     return {0: 1.0}
 
 
-def mix_to_origin_offsets(num_mix: int) -> Offsets:
-    """mix to origin: 1/M at each of the M images that were mixed."""
-    return dict.fromkeys(range(num_mix), 1 / num_mix)
+def mix_to_origin_offsets(query: Shares, key: Shares) -> Offsets:
+    """mix to origin: s_g at image i + g, the share of group g; 1/M for equal groups."""
+    whole = sum(query)
+    return {group: size / whole for group, size in enumerate(query)}
 
 
-def mix_to_mix_offsets(num_mix: int) -> Offsets:
-    """mix to mix: (M - |d|)/M², the share of groups that two mixed images d apart have in common."""
-    return {d: (num_mix - abs(d)) / num_mix**2 for d in range(-num_mix + 1, num_mix)}
+def mix_to_mix_offsets(query: Shares, key: Shares) -> Offsets:
+    """mix to mix: Σ s_g·s'_h over the groups g of one and h of the other with g - h = d, which are of one image.
+
+    (M - |d|)/M² for equal groups, the share of groups that two mixed images d apart have in common.
+    """
+    common = np.correlate(query, key, "full").tolist()
+    whole = sum(query) * sum(key)
+    return {d: size / whole for d, size in enumerate(common, start=1 - len(key))}
 
 
 class SoftTargets(NamedTuple):
@@ -96,7 +109,7 @@ def origin_to_origin(
     device: torch.device | str | None = None,
 ) -> Tensor:
     """[batch_size, world_size * batch_size]: 1 at the own image (then smoothed)."""
-    offsets = origin_offsets(1)
+    offsets = origin_offsets((1,), (1,))
     return soft_targets(
         offsets, batch_size, rank=rank, world_size=world_size, smoothing=smoothing, device=device
     ).dense(dtype)
@@ -111,9 +124,13 @@ def mix_to_origin(
     smoothing: float = 0.0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    shares: Shares | None = None,
 ) -> Tensor:
-    """[batch_size, world_size * batch_size]: 1/M at each image that was mixed in (then smoothed)."""
-    offsets = mix_to_origin_offsets(num_mix)
+    """[batch_size, world_size * batch_size]: 1/M at each image that was mixed in (then smoothed).
+
+    shares: of the M groups, such as a plan's `group_sizes`, for weights in their proportion (None: equal).
+    """
+    offsets = mix_to_origin_offsets(_shares(shares, num_mix), (1,))
     return soft_targets(
         offsets, batch_size, rank=rank, world_size=world_size, smoothing=smoothing, device=device
     ).dense(dtype)
@@ -128,9 +145,20 @@ def mix_to_mix(
     smoothing: float = 0.0,
     dtype: torch.dtype | None = None,
     device: torch.device | str | None = None,
+    shares: Shares | None = None,
 ) -> Tensor:
-    """[batch_size, world_size * batch_size]: the share of groups in common, (M - |d|)/M² (then smoothed)."""
-    offsets = mix_to_mix_offsets(num_mix)
+    """[batch_size, world_size * batch_size]: the share of groups in common, (M - |d|)/M² (then smoothed).
+
+    shares: of the M groups of queries and keys, as in `mix_to_origin`.
+    """
+    groups = _shares(shares, num_mix)
+    offsets = mix_to_mix_offsets(groups, groups)
     return soft_targets(
         offsets, batch_size, rank=rank, world_size=world_size, smoothing=smoothing, device=device
     ).dense(dtype)
+
+
+def _shares(shares: Shares | None, num_mix: int) -> Shares:
+    if shares is not None and len(shares) != num_mix:
+        raise ValueError(f"{len(shares)} shares do not fit num_mix = {num_mix} groups")
+    return (1,) * num_mix if shares is None else shares

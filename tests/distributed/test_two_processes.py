@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from tests.runs import SMALL, command, result_of, small_config
 
 from patchmix.method import build_model
-from patchmix.models.vit import EncoderSpec
+from patchmix.models.spec import EncoderSpec
 from patchmix.pretraining import pretrain
 
 SCRIPT = Path(__file__).with_name("two_processes.py")
@@ -32,7 +33,9 @@ def test_what_processes_share(name: str, answers: dict[str, list[float]]) -> Non
 
 
 OF_BOTH = ("output", "input_gradient", "running_mean", "running_var")
-COMPARED = ["affine_weight_gradient", *(f"{kind}_{name}" for kind in ("affine", "plain") for name in OF_BOTH)]
+AFFINE = ("affine", "images", "activated")
+COMPARED = [f"{kind}_weight_gradient" for kind in AFFINE]
+COMPARED += [f"{kind}_{name}" for kind in (*AFFINE, "plain") for name in OF_BOTH]
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -77,6 +80,33 @@ def test_two_processes_match_one(momentum: float | None, tmp_path: Path) -> None
             come += (value - before[name]).square().sum().item()
     assert come > 0
     assert (apart / come) ** 0.5 < 0.05
+
+
+@pytest.mark.slow
+def test_two_processes_match_one_with_batchnorm_in_the_encoder(tmp_path: Path) -> None:
+    options = {
+        **{f"model.{name}": None for name in ("patch_size", "width", "depth", "num_heads", "position_std")},
+        "model.name": "resnetv2_18d",
+        "model.drop_path": 0.0,
+        "method.momentum": 0.9,
+        "method.mix_group": 16,
+        "max_steps": 2,
+        "run.precision": "32-true",
+        "run.eval_every_epochs": 0,
+    }
+    one, two = tmp_path / "one", tmp_path / "two"
+    pretrain(small_config(one, **options))
+    line = command("pretrain", "--recipe", "demo", "--output", two, **{**SMALL, **options, "run.num_devices": 2})
+    ended = subprocess.run(line, capture_output=True, text=True, timeout=200)
+    assert ended.returncode == 0, ended.stderr
+    (first, metrics_of_one), (second, metrics_of_two) = result_of(one), result_of(two)
+    for a, b in zip(metrics_of_one, metrics_of_two, strict=True):
+        for name in ("loss", "loss_origin_to_origin", "loss_mix_to_origin", "loss_mix_to_mix", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=1e-4), (a["step"], name)
+    statistics = [name for name in first.model_tensors() if "running" in name and "encoder" in name]
+    assert statistics
+    for name in statistics:
+        torch.testing.assert_close(second.tensors[name], first.tensors[name], rtol=1e-3, atol=1e-5)
 
 
 def test_an_error_of_two_processes_is_said_once(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ Every answer is a list of one number per process.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from patchmix import distributed
@@ -21,14 +23,15 @@ from patchmix.losses import soft_info_nce
 from patchmix.targets import mix_to_origin
 
 
-def batchnorm(affine: bool, rank: int) -> dict[str, float]:
+def batchnorm(whole: nn.BatchNorm1d | nn.BatchNorm2d, rank: int) -> dict[str, float]:
     """Largest differences between two synchronised processes and one BatchNorm over all rows."""
     generator = torch.Generator().manual_seed(0)
-    rows = 3 * torch.randn(8, 5, generator=generator, dtype=torch.float64) + 10
-    weights = torch.randn(8, 5, generator=generator, dtype=torch.float64)
+    shape = (8, 5) if isinstance(whole, nn.BatchNorm1d) else (8, 5, 3, 2)
+    rows = 3 * torch.randn(shape, generator=generator, dtype=torch.float64) + 10
+    weights = torch.randn(shape, generator=generator, dtype=torch.float64)
     own = slice(4 * rank, 4 * rank + 4)
-    whole = nn.BatchNorm1d(5, affine=affine).double()
-    shared = nn.BatchNorm1d(5, affine=affine).double()
+    whole.double()
+    shared = copy.deepcopy(whole)
     distributed.synchronise_batchnorm(shared, torch.device("cpu"))
     one, two = rows.clone().requires_grad_(), rows[own].clone().requires_grad_()
     expected, found = whole(one), shared(two)
@@ -43,7 +46,7 @@ def batchnorm(affine: bool, rank: int) -> dict[str, float]:
         "running_mean": (shared.running_mean - whole.running_mean).abs().max().item(),
         "running_var": (shared.running_var - whole.running_var).abs().max().item(),
     }
-    if affine:
+    if whole.affine:
         gradient = shared.weight.grad.clone()
         dist.all_reduce(gradient)
         answers["weight_gradient"] = (gradient / 2 - whole.weight.grad).abs().max().item()
@@ -66,8 +69,14 @@ def compare(rank: int, rendezvous: str, results: str) -> None:
         "highest": float(distributed.highest(rank, torch.device("cpu")) == 1),
         "from_first": float(distributed.from_first(f"said by {rank}") == "said by 0"),
     }
-    for name, affine in (("affine", True), ("plain", False)):
-        answers |= {f"{name}_{key}": value for key, value in batchnorm(affine, rank).items()}
+    kinds = {
+        "affine": nn.BatchNorm1d(5),
+        "plain": nn.BatchNorm1d(5, affine=False),
+        "images": nn.BatchNorm2d(5),
+        "activated": BatchNormAct2d(5),
+    }
+    for name, whole in kinds.items():
+        answers |= {f"{name}_{key}": value for key, value in batchnorm(whole, rank).items()}
     Path(results, f"{rank}.json").write_text(json.dumps(answers))
     dist.destroy_process_group()
 

@@ -13,8 +13,8 @@ from tests.models import small_model, small_spec
 
 from patchmix import checkpoint
 from patchmix.errors import RunError, UserError
+from patchmix.models.encoders import create_encoder
 from patchmix.models.loading import resolve_encoder
-from patchmix.models.vit import create_encoder
 
 TENSORS = {
     "a": torch.arange(6.0).view(2, 3),

@@ -52,7 +52,7 @@ def test_every_default_is_accepted_by_its_own_option(config):
     ("make", "message"),
     [
         (lambda: DataConfig(limit=0), "data.limit = 0 is not accepted: a whole number above 0, or null"),
-        (lambda: DataConfig(mean=(0.5,)), "give both or neither"),
+        (lambda: DataConfig(mean=(0.5,)), r"data.mean = \[0.5\] is not accepted: it needs data.std beside it"),
         (lambda: DataConfig(mean=(0.5,), std=(0.0,)), "data.std"),
         (
             lambda: ModelConfig(drop_path=1.0),

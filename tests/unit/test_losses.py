@@ -35,7 +35,7 @@ def pairs() -> tuple[Tensor, Tensor]:
 def test_equals_a_plain_loop_with_dense_and_with_sparse_targets(pairs: tuple[Tensor, Tensor], smoothing: float) -> None:
     queries, keys = pairs
     dense = mix_to_mix(6, 3, smoothing=smoothing, dtype=torch.float64)
-    sparse = soft_targets(mix_to_mix_offsets(3), 6, smoothing=smoothing)
+    sparse = soft_targets(mix_to_mix_offsets((1,) * 3, (1,) * 3), 6, smoothing=smoothing)
     expected = plain_loss(queries, keys, dense, 0.2)
     assert soft_info_nce(queries, keys, dense, 0.2).item() == pytest.approx(expected, rel=1e-12)
     assert soft_info_nce(queries, keys, sparse, 0.2).item() == pytest.approx(expected, rel=1e-12)
@@ -43,7 +43,7 @@ def test_equals_a_plain_loop_with_dense_and_with_sparse_targets(pairs: tuple[Ten
 
 def test_gradient_is_right_and_reaches_the_queries_only(pairs: tuple[Tensor, Tensor]) -> None:
     queries, keys = (pair.requires_grad_() for pair in pairs)
-    sparse = soft_targets(mix_to_mix_offsets(2), 6)
+    sparse = soft_targets(mix_to_mix_offsets((1, 1), (1, 1)), 6)
     assert torch.autograd.gradcheck(lambda q: soft_info_nce(q, keys, sparse, 0.5), (queries,))
     soft_info_nce(queries, keys, sparse, 0.5).backward()
     assert keys.grad is None

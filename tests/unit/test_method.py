@@ -10,8 +10,10 @@ from tests.models import small_model
 from timm.layers import DropPath
 from torch import Tensor
 
-from patchmix.method import PATCHMIX, ContrastiveModel
+from patchmix.losses import soft_info_nce
+from patchmix.method import LOCAL_CROPS, PATCHMIX, ContrastiveModel
 from patchmix.mixing import MixPlan
+from patchmix.targets import mix_to_mix, mix_to_origin
 
 
 def views(batch: int = 6, size: int = 16, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -45,6 +47,43 @@ def test_local_crops_add_their_two_sums() -> None:
     torch.testing.assert_close(losses.total, total + losses.local + losses.local_mix)
     with pytest.raises(ValueError, match="2 local views need as many plans, not 1"):
         model(views(), plans(), 0.2, crops, crop_plans[:1])
+
+
+@pytest.mark.parametrize("momentum", [True, False])
+def test_exact_targets_weigh_each_view_by_its_own_patches(momentum: bool) -> None:
+    model, exact = small_model(momentum), small_model(momentum)
+    exact.exact_targets = True
+    crops, crop_plans = list(views(size=8, seed=2)), list(plans(3, count=4))  # 2, 1, 1 patches; of views 6, 5, 5
+    arguments = (views(), plans(3), 0.2, crops, crop_plans)
+    equal, found = model(*arguments), exact(*arguments)
+    assert torch.equal(found.origin_to_origin, equal.origin_to_origin)
+    assert torch.equal(found.local, equal.local)
+
+    queries, keys = (torch.randn(6, 8, generator=torch.Generator().manual_seed(n)) for n in (0, 1))
+    shares = exact.shares(plans(3), crop_plans)
+    rows = {row.name: row for row in (*PATCHMIX, *LOCAL_CROPS)}
+    expected = {
+        "mix_to_origin": mix_to_origin(6, 3, shares=(6, 5, 5)),
+        "mix_to_mix": mix_to_mix(6, 3, shares=(6, 5, 5)),
+        "local_mix": mix_to_origin(6, 3, shares=(2, 1, 1)),
+    }
+    for name, target in expected.items():
+        assert not torch.equal(getattr(found, name), getattr(equal, name))
+        row = rows[name]
+        for key in row.keys:
+            offsets = row.target(shares[row.query], shares[key])
+            sparse = exact.target(offsets, 6, queries.device)
+            torch.testing.assert_close(
+                soft_info_nce(queries, keys, sparse, 0.2), soft_info_nce(queries, keys, target, 0.2)
+            )
+
+
+@pytest.mark.parametrize("num_mix", [1, 2, 4])
+def test_exact_targets_change_nothing_where_images_share_patches_evenly(num_mix: int) -> None:
+    model = small_model(momentum=True)
+    equal = model(views(), plans(num_mix), 0.2)
+    model.exact_targets = True
+    assert torch.equal(model(views(), plans(num_mix), 0.2).total, equal.total)
 
 
 def test_mixing_one_image_makes_all_three_contrasts_alike_in_target() -> None:

@@ -75,6 +75,13 @@ def test_left_over_patches_stay_with_their_own_image() -> None:
     assert plan.groups.tolist() == [0, 0, 1, 1, 2, 2, 0, 0]
 
 
+@given(cases())
+def test_group_sizes_count_every_position(case: tuple[Tensor, MixPlan, int]) -> None:
+    _, plan, _ = case
+    groups = plan.groups.tolist()
+    assert plan.group_sizes == tuple(groups.count(group) for group in range(plan.num_mix))
+
+
 def test_does_not_change_its_input_and_keeps_the_gradient() -> None:
     images = torch.rand(4, 3, 8, 8, requires_grad=True)
     before = images.detach().clone()

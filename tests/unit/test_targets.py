@@ -80,7 +80,7 @@ def test_say_which_share_of_a_mixed_image_comes_from_which_image(num_mix: int, b
 
 
 def test_two_images_give_a_quarter_a_half_and_a_quarter() -> None:
-    assert mix_to_mix_offsets(2) == {-1: 0.25, 0: 0.5, 1: 0.25}
+    assert mix_to_mix_offsets((1, 1), (1, 1)) == {-1: 0.25, 0: 0.5, 1: 0.25}
     assert mix_to_mix(4, 2)[0].tolist() == [0.5, 0.25, 0.0, 0.25]
 
 
@@ -90,11 +90,77 @@ def test_offsets_that_wrap_onto_each_other_add_up() -> None:
     assert mix_to_mix(1, 3).tolist() == [[1.0]]
 
 
-@pytest.mark.parametrize("offsets", [mix_to_origin_offsets(2), mix_to_mix_offsets(2)])
+@pytest.mark.parametrize("offsets", [mix_to_origin_offsets((1, 1), (1,)), mix_to_mix_offsets((1, 1), (1, 1))])
 def test_groups_inside_a_process_equal_processes_of_that_size(offsets: dict[int, float]) -> None:
     grouped = soft_targets(offsets, 6, mix_group=3).dense()
     separate = [soft_targets(offsets, 3, rank=rank, world_size=2).dense() for rank in (0, 1)]
     assert torch.equal(grouped, torch.cat(separate))
+
+
+@st.composite
+def plan_pairs(draw: st.DrawFn) -> tuple[MixPlan, MixPlan]:
+    """Two plans of as many images, of other numbers of patches."""
+    num_mix = draw(st.integers(1, 5))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**31)))
+    counts = draw(st.tuples(st.integers(num_mix, 14), st.integers(num_mix, 14)))
+    first, second = (MixPlan.draw(count, num_mix, 1, generator) for count in counts)
+    return first, second
+
+
+def counted(query: MixPlan, key: MixPlan | None, batch: int) -> Tensor:
+    """Share of pairs (patch of mixed i, patch of mixed j) that come from one image; key None: j is not mixed."""
+    pairs = torch.zeros(batch, batch, dtype=torch.float64)
+    of_query = query.sources(batch).tolist()
+    of_key = [[image] for image in range(batch)] if key is None else key.sources(batch).tolist()
+    for image, sources in enumerate(of_query):
+        for other, other_sources in enumerate(of_key):
+            for source in sources:
+                pairs[image, other] += other_sources.count(source)
+    return pairs / (len(of_query[0]) * len(of_key[0]))
+
+
+@given(plan_pairs(), st.integers(1, 7))
+def test_exact_weights_equal_patches_counted_one_by_one(plans: tuple[MixPlan, MixPlan], batch: int) -> None:
+    query, key = plans
+    num_mix, sizes = query.num_mix, query.group_sizes
+    other = soft_targets(mix_to_mix_offsets(sizes, key.group_sizes), batch).dense(torch.float64)
+    found = [
+        (mix_to_origin(batch, num_mix, shares=sizes, dtype=torch.float64), counted(query, None, batch)),
+        (mix_to_mix(batch, num_mix, shares=sizes, dtype=torch.float64), counted(query, query, batch)),
+        (other, counted(query, key, batch)),
+    ]
+    for target, expected in found:
+        torch.testing.assert_close(target, expected, rtol=1e-12, atol=1e-15)
+        torch.testing.assert_close(target.sum(1), torch.ones(batch, dtype=torch.float64))
+
+
+@given(plan_pairs(), st.integers(2, 5))
+def test_exact_mix_to_mix_is_what_independent_plans_have_in_common_on_average(
+    plans: tuple[MixPlan, MixPlan], batch: int
+) -> None:
+    # At any position, each image of one mixed image meets each of the other by the product of their shares.
+    query, key = (plan.group_sizes for plan in plans)
+    to_origin, from_origin = (
+        soft_targets(mix_to_origin_offsets(sizes, (1,)), batch).dense(torch.float64) for sizes in (query, key)
+    )
+    target = soft_targets(mix_to_mix_offsets(query, key), batch).dense(torch.float64)
+    torch.testing.assert_close(target, to_origin @ from_origin.T, rtol=1e-12, atol=1e-15)
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
+def test_exact_weights_of_equal_groups_are_the_published_ones_to_the_bit(num_mix: int, size: int, other: int) -> None:
+    equal, query, key = (1,) * num_mix, (size,) * num_mix, (other,) * num_mix
+    assert mix_to_origin_offsets(query, (1,)) == dict.fromkeys(range(num_mix), 1 / num_mix)
+    published = {d: (num_mix - abs(d)) / num_mix**2 for d in range(-num_mix + 1, num_mix)}
+    assert mix_to_mix_offsets(query, key) == mix_to_mix_offsets(equal, equal) == published
+
+
+def test_left_over_patches_count_for_their_own_image() -> None:
+    # 7 patches, M = 2: 4 own ones and 3 of the next image.
+    assert mix_to_origin_offsets((4, 3), (1,)) == {0: 4 / 7, 1: 3 / 7}
+    assert mix_to_mix_offsets((4, 3), (4, 3)) == {-1: 12 / 49, 0: 25 / 49, 1: 12 / 49}
+    with pytest.raises(ValueError, match="2 shares do not fit num_mix = 3 groups"):
+        mix_to_origin(4, 3, shares=(4, 3))
 
 
 def test_are_made_in_the_wanted_type() -> None:

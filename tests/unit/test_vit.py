@@ -11,7 +11,9 @@ from tests.models import small_spec
 
 from patchmix.config import ModelConfig
 from patchmix.errors import UserError
-from patchmix.models.vit import EncoderSpec, create_encoder, resize_position_embeddings, resolve_spec
+from patchmix.models.encoders import resolve_spec
+from patchmix.models.spec import EncoderSpec
+from patchmix.models.vit import create_vit, resize_position_embeddings
 
 RGB = {"channels": 3, "mean": (0.5,) * 3, "std": (0.5,) * 3}
 
@@ -28,7 +30,7 @@ def test_published_sizes(name: str, sizes: tuple[int, int, int], millions: float
     spec = resolve(name=name, patch_size=2)
     assert (spec.width, spec.depth, spec.num_heads) == sizes
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in create_encoder(spec).parameters())
+        parameters = sum(parameter.numel() for parameter in create_vit(spec).parameters())
     # 12 blocks of 12 width² + 13 width, the patch embedding, 257 positions, class token, final norm
     width = sizes[0]
     assert parameters == 12 * (12 * width**2 + 13 * width) + 13 * width + 257 * width + width + 2 * width
@@ -38,15 +40,21 @@ def test_published_sizes(name: str, sizes: tuple[int, int, int], millions: float
 def test_heads_are_the_papers_twelve_not_timms_six() -> None:
     assert resolve(name="vit_small", patch_size=16).num_heads == 12
     assert resolve(name="vit_small_patch16_224", patch_size=16).num_heads == 6
-    assert create_encoder(resolve(name="vit_small", patch_size=16)).blocks[0].attn.num_heads == 12
+    assert create_vit(resolve(name="vit_small", patch_size=16)).blocks[0].attn.num_heads == 12
 
 
 def test_a_model_that_does_not_fit_is_refused_with_what_would() -> None:
     with pytest.raises(UserError, match=r"has no class token: set model.pooling to avg"):
-        resolve(name="vit_little_patch16_reg1_gap_256")
-    assert resolve(name="vit_little_patch16_reg1_gap_256", pooling="avg").width == 320
-    with pytest.raises(UserError, match="not a plain Vision Transformer"):
-        resolve(name="vit_small_patch16_18x2_224")
+        resolve(name="vit_little_patch16_reg1_gap_256", pooling="token")
+    with pytest.raises(UserError, match=r"'vit_tinny' is none of vit_tiny, .* no timm model"):
+        resolve(name="vit_tinny")
+
+
+def test_features_are_the_class_token_where_there_is_one() -> None:
+    assert resolve(name="vit_tiny").pooling == "token"
+    assert resolve(name="deit_tiny_patch16_224").pooling == "token"
+    assert resolve(name="vit_tiny", pooling="avg").pooling == "avg"
+    assert resolve(name="vit_little_patch16_reg1_gap_256").pooling == "avg"
 
 
 def test_a_custom_width_gets_heads_that_divide_it() -> None:
@@ -59,7 +67,7 @@ def test_initialisation_is_moco_v3s() -> None:
     spec = small_spec(width=96)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = create_encoder(spec, position_std=0.3)
+        encoder = create_vit(spec, position_std=0.3)
     block = encoder.blocks[0]
 
     def within(weight: torch.Tensor, fan_in: int, fan_out: int) -> bool:
@@ -77,7 +85,7 @@ def test_initialisation_is_moco_v3s() -> None:
 
 @pytest.mark.parametrize("pooling", ["token", "avg"])
 def test_features_have_the_encoders_width_at_any_input_size(pooling: str) -> None:
-    encoder = create_encoder(small_spec(pooling=pooling)).eval()
+    encoder = create_vit(small_spec(pooling=pooling)).eval()
     for height, width in [(16, 16), (8, 8), (12, 20), (32, 16)]:
         assert encoder(torch.randn(2, 3, height, width)).shape == (2, 24)
 
@@ -89,7 +97,7 @@ def test_any_timm_vit_builds_and_keeps_timms_features_at_its_own_size(name: str)
     import timm
 
     spec = resolve(image_size=(28, 28) if "14" in name else (32, 32), name=name, depth=1)
-    encoder = create_encoder(spec).eval()
+    encoder = create_vit(spec).eval()
     options: dict[str, Any] = {"num_classes": 0, "depth": 1, "img_size": spec.image_size}
     plain = timm.create_model(name, pretrained=False, global_pool="token", **options).eval()
     plain.load_state_dict(encoder.state_dict())
@@ -119,7 +127,7 @@ def test_computing_the_class_token_alone_changes_no_feature_and_no_gradient(name
     spec = resolve(name=name, patch_size=8, width=24, num_heads=3, depth=2)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = create_encoder(spec, drop_path=0.3).double().train()
+        encoder = create_vit(spec, drop_path=0.3).double().train()
     images = torch.randn(5, 3, 32, 32, dtype=torch.float64)
 
     def run(forward: Any) -> tuple[torch.Tensor, list[torch.Tensor]]:
@@ -139,7 +147,7 @@ def test_computing_the_class_token_alone_changes_no_feature_and_no_gradient(name
 
 @pytest.mark.parametrize("name", ["blocks", "blocks.1", "blocks.1.attn", "blocks.1.attn.qkv", "blocks.1.mlp", "norm"])
 def test_hooks_see_all_tokens_and_change_no_feature(name: str) -> None:
-    encoder = create_encoder(small_spec()).eval()
+    encoder = create_vit(small_spec()).eval()
     images = torch.randn(2, 3, 16, 16)
     expected = encoder(images)
     seen: list[torch.Tensor] = []
@@ -152,7 +160,7 @@ def test_hooks_see_all_tokens_and_change_no_feature(name: str) -> None:
 
 
 def test_hooks_before_the_last_block_run() -> None:
-    encoder = create_encoder(small_spec()).eval()
+    encoder = create_vit(small_spec()).eval()
     seen: list[torch.Size] = []
     encoder.blocks[1].register_forward_pre_hook(lambda module, given: seen.append(given[0].shape))
     encoder.blocks[1].attn.register_full_backward_hook(lambda module, given, got: seen.append(got[0].shape))

@@ -12,7 +12,6 @@ from patchmix.config.options import (
     FRACTIONS,
     NON_NEGATIVE,
     POSITIVE,
-    POSITIVES,
     RANGE,
     Accept,
     Checked,
@@ -22,7 +21,7 @@ from patchmix.config.options import (
 
 # ruff: noqa: RUF009  (`option` makes a dataclass field, which the rule does not see)
 
-DataName = Literal["mnist5k", "cifar10", "cifar100", "imagenet", "folder"]
+DataName = Literal["mnist5k", "cifar10", "cifar100", "imagenet", "imagenette", "folder"]
 ViewKind = Literal["photo", "digits"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -33,9 +32,12 @@ class DataConfig(Checked):
     """Which images, and how they are read."""
 
     section: ClassVar[str] = "data"
-    name: DataName = option("folder", "data set: mnist5k (embedded), cifar10, cifar100, imagenet, or folder")
+    name: DataName = option(
+        "folder", "data set: mnist5k (embedded), cifar10, cifar100, imagenet, imagenette, or folder"
+    )
     root: str | None = option(
-        None, "where the data lies, or is downloaded to (cifar10, cifar100; null: data/); required for folder"
+        None,
+        "where the data lies, or is downloaded to (cifar10, cifar100, imagenette; null: data/); required for folder",
     )
     num_workers: int | None = option(
         None, "processes that read images (null: by cores; 0 where reading costs little)", NON_NEGATIVE
@@ -47,9 +49,11 @@ class DataConfig(Checked):
         None, "training images to use: a fixed subset, stratified where labels exist (null: all)", POSITIVE
     )
     channels: Literal[1, 3] | None = option(None, "1 grey or 3 RGB (null: as the data set has them; folder 3)")
-    mean: tuple[float, ...] | None = option(None, "per-channel mean in [0, 1] (null: the data set's)")
+    mean: tuple[float, ...] | None = option(None, "per-channel mean in [0, 1] (null: the data set's)", FRACTIONS)
     std: tuple[float, ...] | None = option(
-        None, "per-channel standard deviation in [0, 1] (null: the data set's)", POSITIVES
+        None,
+        "per-channel standard deviation in [0, 1] (null: the data set's)",
+        Accept(lambda value: bool(value) and all(0 < item <= 1 for item in value), "above 0, at most 1"),
     )
     max_unreadable: float = option(
         0.1, "end the run when, of at least 200 files tried, more than this share cannot be read", FRACTION
@@ -57,16 +61,21 @@ class DataConfig(Checked):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        both = (self.mean is None) == (self.std is None)
-        require(both, "data.mean and data.std", (self.mean, self.std), "give both or neither")
+        for given, other in (("mean", "std"), ("std", "mean")):
+            lone = getattr(self, given) is not None and getattr(self, other) is None
+            require(not lone, f"data.{given}", getattr(self, given), f"it needs data.{other} beside it")
 
 
 @dataclass(frozen=True)
 class ModelConfig(Checked):
-    """The encoder (any timm ViT) and the two heads."""
+    """The encoder (any timm model that gives pooled features) and the two heads."""
 
     section: ClassVar[str] = "model"
-    name: str = option("vit_tiny", "vit_tiny, vit_small, vit_base (the paper's sizes), or any timm ViT name")
+    name: str = option(
+        "vit_tiny",
+        "vit_tiny, vit_small, vit_base (the paper's sizes), or any timm model, such as resnet50 or convnext_tiny; "
+        "patch_size, width, depth, num_heads, pooling and position_std are for plain ViTs",
+    )
     patch_size: int | None = option(
         None, "pixels a side of the model's patches (null: 16, or the timm model's own)", POSITIVE
     )
@@ -75,9 +84,13 @@ class ModelConfig(Checked):
     num_heads: int | None = option(
         None, "attention heads (null: the named model's; the paper's ViT-S has 12)", POSITIVE
     )
-    pooling: Literal["token", "avg"] = option("token", "embedding: class token, or mean of the patch tokens")
+    pooling: Literal["token", "avg"] | None = option(
+        None, "embedding: class token, or mean of the patch tokens (null: class token where there is one)"
+    )
     drop_path: float = option(0.1, "stochastic depth in the trained encoder, never in the momentum encoder", BELOW_ONE)
-    position_std: float = option(0.02, "standard deviation of the initial position embeddings", NON_NEGATIVE)
+    position_std: float | None = option(
+        None, "standard deviation of the initial position embeddings (null: 0.02)", NON_NEGATIVE
+    )
     projector_width: int = option(4096, "hidden width of projector and predictor", POSITIVE)
     projection_size: int = option(256, "size of a projection", POSITIVE)
 
@@ -104,7 +117,15 @@ class MethodConfig(Checked):
     )
     momentum_final: float = option(1.0, "momentum at the end of the run", FRACTION)
     mix_size: int | None = option(
-        None, "pixels a side of the patches that are mixed (null: the model's patch)", POSITIVE
+        None,
+        "pixels a side of the squares that are mixed (null: a ViT's patch; else the largest of 16, 8, 4, 2, 1 that "
+        "divides views and crops and leaves 14 a side: 16 at 224, 2 at 32)",
+        POSITIVE,
+    )
+    target_weights: Literal["groups", "patches"] = option(
+        "groups",
+        "weights of the mixed images in the targets: groups, alike as published; patches, their shares of the patches "
+        "(differs where num_mix does not divide the number of patches)",
     )
     mix_group: int | None = option(
         None,

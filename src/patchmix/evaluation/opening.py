@@ -16,8 +16,9 @@ from patchmix.data.unreadable import MIN_TRIED
 from patchmix.environment import resolve_device, resolve_precision, set_threads, usable_cores
 from patchmix.errors import UserError
 from patchmix.evaluation.features import Features, InputSpec, describe_preparation, extract
+from patchmix.models.backbones import feature_width
 from patchmix.models.loading import LoadedEncoder, resolve_encoder
-from patchmix.models.vit import EncoderSpec
+from patchmix.models.spec import EncoderSpec
 from patchmix.progress import say
 
 CLASS_FOLDERS = "train/<class>/... and test/<class>/... (or val/<class>/...)"
@@ -113,12 +114,19 @@ def resized(loaded: LoadedEncoder, size: int) -> EncoderSpec:
     spec = loaded.spec
     if spec.image_size == (size, size):
         return spec
-    if not getattr(loaded.encoder, "dynamic_img_size", False):
-        raise UserError(
-            f"data.image_size = {size}: {loaded.description} takes images of {spec.image_size[0]} × "
-            f"{spec.image_size[1]} px only; leave data.image_size out, images are resized to that"
-        )
-    if size % spec.patch_size:
+    only, hint = (
+        f"data.image_size = {size}: {loaded.description} takes images of {spec.image_size[0]} × {spec.image_size[1]} "
+        "px only",
+        "leave data.image_size out, images are resized to that",
+    )
+    if spec.patch_size is None:
+        try:
+            feature_width(loaded.encoder, spec.channels, (size, size))
+        except ValueError as error:
+            raise UserError(f"{only} ({error}); {hint}") from None
+    elif not getattr(loaded.encoder, "dynamic_img_size", False):
+        raise UserError(f"{only}; {hint}")
+    elif size % spec.patch_size:
         raise UserError(f"data.image_size = {size} is no multiple of the encoder's patch, {spec.patch_size} px")
     return dataclasses.replace(spec, image_size=(size, size))
 

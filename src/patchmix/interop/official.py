@@ -19,7 +19,8 @@ from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_M
 from patchmix.errors import UserError
 from patchmix.method import ContrastiveModel
 from patchmix.models import heads
-from patchmix.models.vit import PUBLISHED_NAMES, PUBLISHED_SIZES, Encoder, EncoderSpec, create_encoder
+from patchmix.models.spec import EncoderSpec
+from patchmix.models.vit import PUBLISHED_NAMES, PUBLISHED_SIZES, Encoder, create_vit
 
 State = dict[str, Tensor]
 
@@ -53,7 +54,7 @@ def load_pretraining(path: str | Path, num_heads: int | None = None, drop_path: 
     has_momentum = any(key.startswith("momentum_encoder.") for key in state)
     dtype = base["pos_embed"].dtype
     model = ContrastiveModel(
-        create_encoder(spec, drop_path),
+        create_vit(spec, drop_path),
         heads.projector(spec.width, hidden_size, out_size),
         heads.predictor(predictor_size, out_size),
         momentum=has_momentum,
@@ -83,7 +84,7 @@ def load_encoder(
     if branch == "momentum" and not any(key.startswith(prefix) for key in state):
         prefix = "base_encoder."
     part = _without_head(_part(state, prefix, path))
-    encoder: Encoder = create_encoder(spec_of(part, path, num_heads)).to(part["pos_embed"].dtype)
+    encoder: Encoder = create_vit(spec_of(part, path, num_heads)).to(part["pos_embed"].dtype)
     load_exactly(encoder, part, path, prefix[:-1])
     encoder.eval()
     return encoder

@@ -10,13 +10,15 @@ from typing import Any
 
 import timm
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from patchmix import checkpoint
 from patchmix.errors import UserError
 from patchmix.interop import official
-from patchmix.models.vit import EncoderSpec, create_encoder
+from patchmix.models.backbones import OWN_POOLING, feature_width
+from patchmix.models.encoders import create_encoder
+from patchmix.models.spec import EncoderSpec
+from patchmix.models.vit import is_plain_vit
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class LoadedEncoder:
             if self.timm_name is not None:
                 model: nn.Module = timm.create_model(self.timm_name, pretrained=False, num_classes=0)
             else:
-                position_std = (self.config or {}).get("model", {}).get("position_std", 0.02)
+                position_std = (self.config or {}).get("model", {}).get("position_std")
                 model = create_encoder(self.spec, position_std=position_std)
         return model.eval()
 
@@ -98,7 +100,8 @@ def _of_checkpoint(found: checkpoint.Checkpoint, run_directory: Path | None, num
     spec = EncoderSpec.from_dict(checkpoint.refuse_other_encoder(found.metadata, found.path))
     if num_heads is not None and num_heads != spec.num_heads:
         # The tensors would fit and the features would be nonsense.
-        raise UserError(f"num_heads = {num_heads}, but {found.path} was trained with {spec.num_heads}")
+        has = f"was trained with {spec.num_heads}" if spec.is_vit else f"is a {spec.name}, which has none"
+        raise UserError(f"num_heads = {num_heads}, but {found.path} {has}")
     tensors = found.model_tensors()
     momentum = any(name.startswith("momentum_encoder.") for name in tensors)
     prefix = "momentum_encoder." if momentum else "encoder."
@@ -109,7 +112,8 @@ def _of_checkpoint(found: checkpoint.Checkpoint, run_directory: Path | None, num
     return LoadedEncoder(
         encoder.eval(),
         spec,
-        f"{branch} of {found.path}, step {found.step}: {count} of {count} tensors, {spec.num_heads} heads",
+        f"{branch} of {found.path}, step {found.step}: {count} of {count} tensors"
+        + (f", {spec.num_heads} heads" if spec.is_vit else f" of {spec.name}"),
         config=found.metadata.get("config"),
         run_directory=run_directory,
     )
@@ -136,19 +140,25 @@ def _from_timm(name: str) -> LoadedEncoder:
             f"checkpoint timm:{name}: its pretrained weights cannot be had ({why}); without network they must lie in "
             "the Hugging Face cache (HF_HOME)"
         ) from None
+    model.eval()
     cfg = model.pretrained_cfg
-    vit = isinstance(model, VisionTransformer)
+    vit = is_plain_vit(model)
+    channels, *image_size = cfg["input_size"]
+    try:
+        width = feature_width(model, channels, tuple(image_size))
+    except ValueError as error:
+        raise UserError(f"checkpoint timm:{name} cannot be evaluated: {error}") from None
     spec = EncoderSpec(
         name=name,
-        image_size=tuple(cfg["input_size"][1:]),
-        patch_size=model.patch_embed.patch_size[0] if vit else 1,
-        width=model.num_features,
-        depth=len(model.blocks) if vit else 0,
-        num_heads=model.blocks[0].attn.num_heads if vit else 0,
-        channels=cfg["input_size"][0],
-        pooling=str(getattr(model, "global_pool", "avg")),
+        image_size=tuple(image_size),
+        patch_size=model.patch_embed.patch_size[0] if vit else None,
+        width=width,
+        depth=len(model.blocks) if vit else None,
+        num_heads=model.blocks[0].attn.num_heads if vit else None,
+        channels=channels,
+        pooling=model.global_pool if vit else OWN_POOLING,
         mean=tuple(cfg["mean"]),
         std=tuple(cfg["std"]),
     )
     count = len(model.state_dict())
-    return LoadedEncoder(model.eval(), spec, f"timm model {name}: {count} of {count} tensors", timm_name=name)
+    return LoadedEncoder(model, spec, f"timm model {name}: {count} of {count} tensors", timm_name=name)

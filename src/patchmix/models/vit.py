@@ -1,4 +1,4 @@
-"""The encoder: a timm Vision Transformer with the paper's sizes, initialisation and position embeddings.
+"""Plain Vision Transformers of timm's with the paper's sizes, initialisation and position embeddings.
 
 B  images     T  patches, h * w     D  width (embedding dimension)
 
@@ -8,9 +8,7 @@ images [B, channels, height, width] -> patches [B, h, w, D] -> + class token and
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import timm
@@ -22,47 +20,13 @@ from torch import Tensor, nn
 from patchmix.config import ModelConfig
 from patchmix.errors import UserError
 from patchmix.models.class_token import class_token_of, is_hooked, is_plain
+from patchmix.models.spec import EncoderSpec
 
 # method.md, "Pre-training recipes": width, depth, heads. DIFFERS from timm: its ViT-S has 6 heads; the
 # tensors have the same shapes, so the number of heads travels in every file of ours (EncoderSpec; decision 0006).
 PUBLISHED_SIZES = {"vit_tiny": (192, 12, 3), "vit_small": (384, 12, 12), "vit_base": (768, 12, 12)}
+POSITION_STD = 0.02  # of the initial position embeddings
 PUBLISHED_NAMES = {width: name for name, (width, _, _) in PUBLISHED_SIZES.items()}
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """What an encoder is and which images it expects: written into every file of ours, checked on loading."""
-
-    name: str
-    image_size: tuple[int, int]
-    patch_size: int
-    width: int
-    depth: int
-    num_heads: int
-    channels: int
-    pooling: str
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists and numbers."""
-        return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
-        }
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> EncoderSpec:
-        """The inverse of `to_dict`."""
-
-        def frozen(value: Any) -> Any:
-            return tuple(value) if isinstance(value, list) else value
-
-        return cls(**{key: frozen(value) for key, value in values.items()})
-
-    @property
-    def num_patches(self) -> int:
-        """T at the trained image size."""
-        return (self.image_size[0] // self.patch_size) * (self.image_size[1] // self.patch_size)
 
 
 class Encoder(VisionTransformer):  # type: ignore[misc]  # timm is untyped
@@ -119,70 +83,60 @@ def resize_position_embeddings(position: Tensor, old: tuple[int, int], new: tupl
     return resized.permute(0, 2, 3, 1).flatten(1, 2)
 
 
-def resolve_spec(
+def is_plain_vit(model: Any) -> bool:
+    """Whether it is of timm's VisionTransformer class itself, with blocks that have one attention each."""
+    return type(model) is VisionTransformer and hasattr(model.blocks[0], "attn")
+
+
+def vit_spec(
     config: ModelConfig,
+    outline: Any,
     image_size: tuple[int, int],
     channels: int,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> EncoderSpec:
-    """The full description of the encoder that a config names, with the data's size and statistics.
+    """The full description of the ViT that a config names; `outline`: timm's model of that name, if it is one.
 
     Raises:
-        UserError: no such model; a size that does not divide.
+        UserError: a size that does not divide; no class token where one is asked for.
     """
-    if config.name in PUBLISHED_SIZES:
+    if outline is None:
         width, depth, heads = PUBLISHED_SIZES[config.name]
-        patch_size = 16
+        patch_size, has_class_token = 16, True
         if config.width is not None and config.num_heads is None:
             heads = next((n for n in range(heads, 0, -1) if config.width % n == 0), 1)
     else:
-        width, depth, heads, patch_size = _timm_sizes(config.name, config.pooling)
-    spec = EncoderSpec(
+        width, depth, heads = outline.embed_dim, len(outline.blocks), outline.blocks[0].attn.num_heads
+        patch_size, has_class_token = outline.patch_embed.patch_size[0], outline.has_class_token
+    width, heads, patch_size = config.width or width, config.num_heads or heads, config.patch_size or patch_size
+    pooling = config.pooling or ("token" if has_class_token else "avg")
+    if pooling == "token" and not has_class_token:
+        raise UserError(f"model.name = {config.name!r} has no class token: set model.pooling to avg, or to null")
+    if width % heads:
+        raise UserError(f"model.num_heads = {heads} does not divide model.width = {width}")
+    for name, size in zip(("height", "width"), image_size, strict=True):
+        if size < patch_size or size % patch_size:
+            raise UserError(
+                f"images of {name} {size} px do not divide into patches of model.patch_size = "
+                f"{patch_size} px: set data.image_size to a multiple of it, or another model.patch_size"
+            )
+    return EncoderSpec(
         name=config.name,
         image_size=image_size,
-        patch_size=config.patch_size or patch_size,
-        width=config.width or width,
+        patch_size=patch_size,
+        width=width,
         depth=config.depth or depth,
-        num_heads=config.num_heads or heads,
+        num_heads=heads,
         channels=channels,
-        pooling=config.pooling,
+        pooling=pooling,
         mean=mean,
         std=std,
     )
-    if spec.width % spec.num_heads:
-        raise UserError(f"model.num_heads = {spec.num_heads} does not divide model.width = {spec.width}")
-    for name, size in zip(("height", "width"), image_size, strict=True):
-        if size < spec.patch_size or size % spec.patch_size:
-            raise UserError(
-                f"images of {name} {size} px do not divide into patches of model.patch_size = "
-                f"{spec.patch_size} px: set data.image_size to a multiple of it, or another model.patch_size"
-            )
-    return spec
 
 
-def _timm_sizes(name: str, pooling: str) -> tuple[int, int, int, int]:
-    """Width, depth, heads and patch of a timm ViT, from a model built without memory for weights."""
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name}*")[:3]
-        hint = f"; do you mean {', '.join(near)}?" if near else ""
-        known = ", ".join(PUBLISHED_SIZES)
-        raise UserError(f"model.name = {name!r} is none of {known} and no timm model{hint}")
-    with torch.device("meta"):
-        model: Any = timm.create_model(name, pretrained=False, num_classes=0)
-    if type(model) is not VisionTransformer or not hasattr(model.blocks[0], "attn"):
-        raise UserError(
-            f"model.name = {name!r} is timm's {type(model).__name__}, not a plain Vision Transformer: take "
-            "vit_*, deit_* or another model of timm's VisionTransformer class"
-        )
-    if pooling == "token" and not model.has_class_token:
-        raise UserError(f"model.name = {name!r} has no class token: set model.pooling to avg")
-    patch = model.patch_embed.patch_size[0]
-    return model.embed_dim, len(model.blocks), model.blocks[0].attn.num_heads, patch
-
-
-def create_encoder(spec: EncoderSpec, drop_path: float = 0.0, position_std: float = 0.02) -> Encoder:
-    """A newly initialised encoder; `encoder(images)` gives [B, width] features, before any head.
+def create_vit(spec: EncoderSpec, drop_path: float = 0.0, position_std: float | None = None) -> Encoder:
+    """A newly initialised ViT; `encoder(images)` gives [B, width] features, before any head.
 
     Initialisation as in MoCo v3 (method.md, "Networks"): without it small ViTs barely learn.
     """
@@ -205,11 +159,13 @@ def create_encoder(spec: EncoderSpec, drop_path: float = 0.0, position_std: floa
     model.__class__ = Encoder  # timm's factory offers no other class; same parameters and names
     # DIFFERS from timm, whose "moco" leaves out the patch embedding (Xavier over channels * p² inputs, zero bias;
     # decision 0011).
-    limit = math.sqrt(6 / (spec.channels * spec.patch_size**2 + spec.width))
-    nn.init.uniform_(model.patch_embed.proj.weight, -limit, limit)
-    if model.patch_embed.proj.bias is not None:
-        nn.init.zeros_(model.patch_embed.proj.bias)
+    projection = model.patch_embed.proj
+    limit = math.sqrt(6 / (projection.weight[0].numel() + spec.width))
+    nn.init.uniform_(projection.weight, -limit, limit)
+    if projection.bias is not None:
+        nn.init.zeros_(projection.bias)
     if model.pos_embed is not None:
+        position_std = POSITION_STD if position_std is None else position_std
         nn.init.trunc_normal_(model.pos_embed, std=position_std, a=-2 * position_std, b=2 * position_std)
     encoder: Encoder = model
     return encoder

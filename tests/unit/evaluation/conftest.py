@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from patchmix.data.datasets import UnreadableImage
-from patchmix.models.vit import Encoder, EncoderSpec, create_encoder
+from patchmix.models.spec import EncoderSpec
+from patchmix.models.vit import Encoder, create_vit
 
 
 class MemorySource:
@@ -86,4 +87,4 @@ def spec() -> EncoderSpec:
 def encoder(spec: EncoderSpec) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return create_encoder(spec, drop_path=0.5, position_std=0.3)
+        return create_vit(spec, drop_path=0.5, position_std=0.3)
