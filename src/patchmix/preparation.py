@@ -14,6 +14,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.strategies.ddp import DDPStrategy
 
 from patchmix import checkpoint, distributed
+from patchmix.choices import Choices
 from patchmix.config import Config
 from patchmix.data.datasets import ImageSource, open_dataset, read_or_next, view_size
 from patchmix.data.loading import TrainingLoader, check_batch_size, choose_num_workers
@@ -21,7 +22,10 @@ from patchmix.environment import resolve_device, resolve_precision, set_threads
 from patchmix.errors import UserError
 from patchmix.job import Job, describe_data
 from patchmix.method import build_model
-from patchmix.models.vit import EncoderSpec, resolve_spec
+from patchmix.mix_size import check_mix_size
+from patchmix.models.backbones import check_size
+from patchmix.models.encoders import resolve_spec
+from patchmix.models.spec import EncoderSpec
 from patchmix.optim import create_optimizer, load_optimizer_tensors
 from patchmix.run_directory import RunDirectory, open_run_directory
 
@@ -43,7 +47,8 @@ def start_fabric(config: Config) -> Fabric:
             f"{processes}: give --run.num_devices and --run.num_nodes for all of them"
         )
     # Fabric announces every process on stderr, below the line that says what is wrong or what will happen.
-    for name in ("lightning.fabric", "lightning_utilities.core.rank_zero", "lightning.fabric.utilities.rank_zero"):
+    # It does so by the logger of lightning.pytorch, which `import lightning` puts in the place of its own.
+    for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)
     several = processes > 1 or config.run.strategy == "ddp"
     # BatchNorm is synchronised, so every process has the same buffers and need not be sent them.
@@ -63,7 +68,9 @@ def start_fabric(config: Config) -> Fabric:
     return fabric
 
 
-def prepare(config: Config, resume: bool, recipe: str | None, stack: contextlib.ExitStack) -> Job:
+def prepare(
+    config: Config, resume: bool, recipe: str | None, choices: Choices | None, stack: contextlib.ExitStack
+) -> Job:
     """Open the data, build the model, claim the run directory, load the checkpoint to go on from.
 
     The directory is let go when `stack` is closed.
@@ -77,11 +84,15 @@ def prepare(config: Config, resume: bool, recipe: str | None, stack: contextlib.
         check_batch_size(source, config.optim.batch_size, fabric.world_size)
         size = view_size(source, config.data)
         spec = resolve_spec(config.model, size, source.channels, tuple(source.mean), tuple(source.std))
+        if config.views.num_local_crops and not spec.is_vit:
+            check_size(spec, (config.views.local_size,) * 2, "views.local_size")
         mix_size = check_mix_size(config, spec)
     module = build_model(config, spec)
-    distributed.synchronise_batchnorm(module, fabric.device)
+    with distributed.first_speaks():
+        distributed.synchronise_batchnorm(module, fabric.device)
     optimizer = create_optimizer(module, config.optim)
-    directory = claim(config, resume, recipe, spec, source)
+    reasons = choices.reasons if choices else {}
+    directory = claim(config, resume, recipe, reasons, spec, source)
     stack.callback(directory.close)
     if directory.resumed is not None:
         module.load_state_dict(directory.resumed.model_tensors())
@@ -105,37 +116,25 @@ def prepare(config: Config, resume: bool, recipe: str | None, stack: contextlib.
     return Job(config, directory.recipe, fabric, source, spec, module, model, wrapped, loader, directory, mix_size)
 
 
-def check_mix_size(config: Config, spec: EncoderSpec) -> int:
-    """The mixing patch in pixels; a UserError where it does not fit model, views or num_mix."""
-    size = config.method.mix_size or spec.patch_size
-    if size % spec.patch_size:
-        raise UserError(f"method.mix_size = {size} is not a multiple of the model's patch, {spec.patch_size} px")
-    views = {"data.image_size": spec.image_size}
-    if config.views.num_local_crops:
-        views["views.local_size"] = (config.views.local_size,) * 2
-    for name, (height, width) in views.items():
-        if height % size or width % size:
-            raise UserError(f"{name} = {height} × {width} does not divide into mixing patches of {size} px")
-        count = (height // size) * (width // size)
-        if config.method.num_mix > count:
-            raise UserError(
-                f"method.num_mix = {config.method.num_mix} is more than the {count} patches of {name} = {height}"
-            )
-    return size
-
-
-def claim(config: Config, resume: bool, recipe: str | None, spec: EncoderSpec, source: ImageSource) -> RunDirectory:
+def claim(
+    config: Config,
+    resume: bool,
+    recipe: str | None,
+    reasons: dict[str, str],
+    spec: EncoderSpec,
+    source: ImageSource,
+) -> RunDirectory:
     """The main process opens the run directory; the others learn whether that went well, and read along."""
     directory: RunDirectory | None = None
     path: Path | None = None
     with distributed.first_speaks():
         if distributed.rank() == 0:
-            directory = open_run_directory(config, resume, recipe, spec.to_dict(), describe_data(source))
+            directory = open_run_directory(config, resume, recipe, reasons, spec.to_dict(), describe_data(source))
             path = None if directory.resumed is None else directory.resumed.path
     path = distributed.from_first(path)
     if directory is None:
         resumed = None if path is None else checkpoint.read(path)
-        directory = RunDirectory(Path(config.output or ""), resumed, [], None, recipe)
+        directory = RunDirectory(Path(config.output or ""), resumed, [], None, recipe, reasons)
     return directory
 
 
