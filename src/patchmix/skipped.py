@@ -7,7 +7,7 @@ from pathlib import Path
 from patchmix import distributed
 from patchmix.data.loading import Batch, Skipped
 from patchmix.data.sources import ImageSource
-from patchmix.data.unreadable import UnreadableLimit
+from patchmix.data.unreadable import UnreadableLimit, tsv_field
 from patchmix.errors import RunError, SaidElsewhereError, UserError
 
 FILE = "skipped.tsv"
@@ -23,7 +23,7 @@ class SkippedFiles:
         self.path = run_directory / FILE
         known: list[str] = []
         if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
             known = [line.split("\t", 1)[0] for line in lines]
         self.limit = UnreadableLimit(source, max_unreadable, known)
         self._new: list[Skipped] = []
@@ -61,13 +61,9 @@ class SkippedFiles:
     def _write(self, skipped: list[Skipped]) -> None:
         if not skipped:
             return
-        lines = [f"{_field(each.path)}\t{_field(each.why)}\n" for each in skipped]
+        lines = [f"{tsv_field(each.path)}\t{tsv_field(each.why)}\n" for each in skipped]
         try:
-            with self.path.open("a", encoding="utf-8", errors="surrogateescape") as file:
+            with self.path.open("a", encoding="utf-8") as file:
                 file.writelines(lines)
         except OSError as error:
             raise RunError(f"cannot write {self.path}: {error.strerror}") from error
-
-
-def _field(text: str) -> str:
-    return text.replace("\t", " ").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""Data sets by name: mnist5k, cifar10, cifar100, imagenet, and any folder of images.
+"""Data sets by name: mnist5k, cifar10, cifar100, imagenet, imagenette, and any folder of images.
 
 DIFFERS: the reference evaluates class folders only, so no CIFAR (decision 0013).
 An image of any size is taken, a single pixel too: views enlarge it to `data.image_size`.
@@ -6,6 +6,7 @@ An image of any size is taken, a single pixel too: views enlarge it to `data.ima
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from patchmix import distributed
 from patchmix.config import DataConfig
 from patchmix.data.folder import FolderSource, subfolder_names
+from patchmix.data.imagenette import imagenette_folder
 from patchmix.data.images import UnreadableImage
 from patchmix.data.sources import ArraySource, ImageSource, Subset, limited, read_or_next
 from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD
@@ -29,6 +31,10 @@ DEFAULT_IMAGE_SIZE = (224, 224)
 DOWNLOADS = "data"  # where torchvision's data sets go when data.root is not given
 
 _CIFAR_FOLDER = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
+_GET_IMAGENET = (
+    "ImageNet is downloaded from https://image-net.org after registration; torchvision.datasets.ImageNet(DIR, 'train') "
+    "and (DIR, 'val') unpack its archives, put into DIR, to train/<class>/ and val/<class>/"
+)
 _CIFAR_ARCHIVE = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
 
 
@@ -39,7 +45,8 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
     cifar10, cifar100: torchvision's files in `data.root` (downloaded if absent), or, if `data.root` has a
         folder `train` and torchvision's files are not there, image files in `train/<class>/` and
         `test/<class>/`.
-    imagenet: `train/` and `val/` in `data.root`. folder: `train/` in `data.root` if there is one, else all
+    imagenet: `train/` and `val/` in `data.root`. imagenette: the same in `imagenette2-320/` in `data.root`
+        (downloaded if absent), or in `data.root` itself. folder: `train/` in `data.root` if there is one, else all
         of it; the test split is `test/` or `val/` beside `train/`, the one with class folders if both are
         there.
     Classes are the folders in a split's own; where images lie beside them, or there is only one, labels are
@@ -52,6 +59,9 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
         source: ImageSource = _mnist5k(data, split)
     elif data.name in _CIFAR_FOLDER and not _is_cifar_tree(data):
         source = _cifar(data, split)
+    elif data.name == "imagenette":
+        folder = imagenette_folder(Path(data.root or DOWNLOADS).expanduser())
+        source = _tree(dataclasses.replace(data, root=str(folder)), split)
     else:
         source = _tree(data, split)
     return limited(source, data.limit) if split == "train" else source
@@ -59,7 +69,7 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
 
 def has_split(data: DataConfig, split: Split) -> bool:
     """Whether this data set has such a split (which may lack labels)."""
-    if data.name == "mnist5k" or (data.name in _CIFAR_FOLDER and not _is_cifar_tree(data)):
+    if data.name in ("mnist5k", "imagenette") or (data.name in _CIFAR_FOLDER and not _is_cifar_tree(data)):
         return True
     if data.root is None:
         return False
@@ -182,14 +192,26 @@ def _test_folder(root: Path, name: str) -> Path | None:
     return next((one for one in there if subfolder_names(one)), there[0] if there else None)
 
 
-def _tree(data: DataConfig, split: Split) -> FolderSource:
+def split_folders(data: DataConfig) -> dict[Split, Path]:
+    """The folder of each split in a tree of images: `train`, and `test` where there is one.
+
+    Raises:
+        UserError: no such folder.
+    """
     root = _existing_root(data)
     test = _test_folder(root, data.name)
     train = root / "train" if (root / "train").is_dir() else root
+    return {"train": train, "test": test} if test else {"train": train}
+
+
+def _tree(data: DataConfig, split: Split) -> FolderSource:
+    folders = split_folders(data)
+    train, test = folders["train"], folders.get("test")
+    root = Path(data.root or "").expanduser()
     if data.name == "imagenet" and train == root:
         raise UserError(
             f"data.root = {root} has no folder train: ImageNet is expected as train/<class>/*.JPEG and "
-            "val/<class>/*.JPEG; for other layouts use --data.name folder"
+            f"val/<class>/*.JPEG; for other layouts use --data.name folder. {_GET_IMAGENET}"
         )
     if split == "test" and test is None:
         wanted = "val" if data.name == "imagenet" else "test"
@@ -217,16 +239,11 @@ def _tree(data: DataConfig, split: Split) -> FolderSource:
 
 def _existing_root(data: DataConfig) -> Path:
     if data.root is None:
-        kind = "train/<class>/ and val/<class>/ of ImageNet" if data.name == "imagenet" else "your images"
+        kind = f"train/<class>/ and val/<class>/. {_GET_IMAGENET}" if data.name == "imagenet" else "your images"
         raise UserError(f"data.name {data.name} needs data.root: give the folder that holds {kind}")
     root = Path(data.root).expanduser()
     if not root.exists():
-        how = (
-            "ImageNet is downloaded from https://image-net.org after registration, and unpacked into "
-            "train/<class>/ and val/<class>/"
-            if data.name == "imagenet"
-            else "give the folder that holds your images"
-        )
+        how = _GET_IMAGENET if data.name == "imagenet" else "give the folder that holds your images"
         raise UserError(f"data.root = {root} does not exist: {how}")
     if not root.is_dir():
         raise UserError(f"data.root = {root} is a file: give the folder that holds the images (unpack archives first)")
@@ -243,5 +260,6 @@ __all__ = [
     "has_split",
     "open_dataset",
     "read_or_next",
+    "split_folders",
     "view_size",
 ]

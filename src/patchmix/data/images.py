@@ -6,37 +6,25 @@ kill the process (0.29.1).
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
 import numpy as np
 import torch
 import torchvision.io
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        "jpg",
-        "jpeg",
-        "jpe",
-        "jfif",
-        "png",
-        "webp",
-        "gif",
-        "bmp",
-        "tif",
-        "tiff",
-        "ppm",
-        "pgm",
-        "pbm",
-        "pnm",
-        "avif",
-    )
-)
+from patchmix.data.kinds import HEAD_BYTES, PILLOW_FORMATS, UNDECODED, image_kind
+
 MAX_PIXELS = 178_956_970  # Pillow's own bound; a file that claims more is damaged, or a decompression bomb
 
-_SNIFFED_BYTES = 32
+_ORIENTATION = 0x0112
+_LYING = (5, 6, 7, 8)  # values of this EXIF tag that swap width and height
 
 
 class UnreadableImage(Exception):
@@ -61,12 +49,53 @@ def read_image(path: str | os.PathLike[str], channels: int) -> torch.Tensor:
     Raises:
         UnreadableImage: missing, empty, damaged, cut off, of another kind, or of more than MAX_PIXELS pixels.
     """
-    path = os.fspath(path)
+    with _opened(os.fspath(path)) as (file, kind):
+        return _decode(file, kind, channels)
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What a file says before any pixel is decoded: pixels as shown upright, kind (JPEG, PNG, …), Pillow's mode."""
+
+    width: int
+    height: int
+    kind: str
+    mode: str
+
+    @property
+    def channels(self) -> int:
+        """1 where the mode is grey, else 3; the pixels of the others may still be grey."""
+        return 1 if self.mode in ("1", "L", "LA", "La", "F") or self.mode.startswith("I") else 3
+
+
+def read_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """Read an image file's header; of a PNG's orientations the one counts that stands before the pixels.
+
+    Raises:
+        UnreadableImage: missing, empty, of another kind, or the header is damaged or claims too many pixels.
+    """
+    with _opened(os.fspath(path)) as (file, kind), _opened_by_pillow(file) as image:
+        width, height = image.size
+        if isinstance(image, TiffImagePlugin.TiffImageFile):  # newer Pillows have turned its size already
+            width, height = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        searched = image.format != "PNG" or "exif" in image.info  # Pillow would decode the pixels to look behind them
+        if searched and image.getexif().get(_ORIENTATION) in _LYING:
+            width, height = height, width
+        return ImageHeader(width, height, kind or str(image.format), image.mode)
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
+    """A file at its beginning, and its kind; whatever goes wrong with it is an UnreadableImage."""
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             # torchvision 0.29 announces that its decoders will move; Pillow warns about what it repairs.
             warnings.simplefilter("ignore")
-            return _decode(file, channels)
+            head = file.read(HEAD_BYTES)
+            if not head:
+                raise ValueError("empty file")
+            file.seek(0)
+            yield file, image_kind(head)
     except MemoryError:
         raise UnreadableImage(path, "not enough memory to decode it") from None
     except OSError as error:
@@ -75,19 +104,17 @@ def read_image(path: str | os.PathLike[str], channels: int) -> torch.Tensor:
         raise UnreadableImage(path, _one_line(error)) from None
 
 
-def _decode(file: BinaryIO, channels: int) -> torch.Tensor:
-    head = file.read(_SNIFFED_BYTES)
-    if not head:
-        raise ValueError("empty file")
-    file.seek(0)
-    if head.startswith(b"\xff\xd8\xff"):
+def _decode(file: BinaryIO, kind: str | None, channels: int) -> torch.Tensor:
+    if kind == "JPEG":
         data = file.read()
         _check_size(*_jpeg_size(data))
         return _decode_by_torchvision("decode_jpeg", file, data, channels)
-    if head.startswith(b"RIFF") and head[8:16] == b"WEBPVP8 ":  # no alpha, animation or orientation
-        width, height = int.from_bytes(head[26:28], "little"), int.from_bytes(head[28:30], "little")
-        _check_size(width & 0x3FFF, height & 0x3FFF)
-        return _decode_by_torchvision("decode_webp", file, file.read(), channels)
+    if kind == "WEBP":
+        data = file.read()
+        if data[12:16] == b"VP8 ":  # no alpha, animation or orientation
+            width, height = int.from_bytes(data[26:28], "little"), int.from_bytes(data[28:30], "little")
+            _check_size(width & 0x3FFF, height & 0x3FFF)
+            return _decode_by_torchvision("decode_webp", file, data, channels)
     return _decode_by_pillow(file, channels)
 
 
@@ -113,12 +140,7 @@ def _decode_by_torchvision(decoder: str, file: BinaryIO, data: bytes, channels: 
 
 
 def _decode_by_pillow(file: BinaryIO, channels: int) -> torch.Tensor:
-    try:
-        opened = Image.open(file)
-    except UnidentifiedImageError:
-        raise ValueError("not an image of a known kind") from None
-    with opened:
-        _check_size(*opened.size)
+    with _opened_by_pillow(file) as opened:
         opened.seek(0)
         opened.load()
         image = ImageOps.exif_transpose(opened)
@@ -126,10 +148,34 @@ def _decode_by_pillow(file: BinaryIO, channels: int) -> torch.Tensor:
     return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)))
 
 
+def _opened_by_pillow(file: BinaryIO) -> ImageFile.ImageFile:
+    """The image with its header read and its size checked, no pixel decoded."""
+    file.seek(0)
+    kind = image_kind(file.read(HEAD_BYTES))
+    if kind in UNDECODED:
+        raise ValueError(f"{UNDECODED[kind]} cannot be decoded: convert it to JPEG or PNG")
+    file.seek(0)
+    try:
+        opened = Image.open(file, formats=_pillow_formats())
+    except Image.DecompressionBombError:
+        raise ValueError(f"claims more than the {MAX_PIXELS:,} pixels that are decoded") from None
+    except UnidentifiedImageError:
+        raise ValueError("not an image of a known kind" if kind is None else f"damaged {kind} header") from None
+    _check_size(*opened.size)
+    return opened
+
+
+@functools.cache
+def _pillow_formats() -> tuple[str, ...]:
+    """Those of PILLOW_FORMATS that this Pillow can open: a build may lack some."""
+    Image.init()
+    return tuple(each for each in PILLOW_FORMATS if each in Image.OPEN)
+
+
 def _eight_bits(image: Image.Image) -> Image.Image:
     """Bring 16 bits and transparency to what `convert` handles as a viewer would."""
     if image.mode.startswith("I"):  # 16 bits a pixel; `convert` would clip them to 255
-        return Image.fromarray((np.clip(np.asarray(image, dtype=np.int64), 0, 65535) >> 8).astype(np.uint8))
+        return Image.fromarray((np.clip(np.asarray(image), 0, 65535) >> 8).astype(np.uint8))
     if image.mode == "F":
         raise ValueError("floating-point pixels have no defined brightness")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:

@@ -26,6 +26,7 @@ from patchmix.errors import RunError, UserError
 Key = tuple[int, int]  # epoch, image index
 
 MOST_WORKERS = 16
+MOST_PIXELS = 32_000_000  # of decoded images held at a time: a batch of photographs from a camera would fill the memory
 
 
 def epoch_order(num_images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
@@ -195,8 +196,10 @@ class _Views(Dataset[Batch]):
             torch.set_num_threads(threads)
 
     def _batch(self, keys: list[Key]) -> Batch:
-        images, indices, skipped = [], [], []
-        for _, index in keys:
+        images: list[torch.Tensor] = []
+        parts: list[tuple[torch.Tensor, ...]] = []  # the views of some images each
+        num_done, indices, skipped = 0, [], []
+        for place, (_, index) in enumerate(keys, start=1):
             image, used, failures = read_or_next(self.source, index)
             images.append(image)
             indices.append(used)
@@ -204,9 +207,14 @@ class _Views(Dataset[Batch]):
                 Skipped((index + step) % len(self.source), failure.path, failure.why)
                 for step, failure in enumerate(failures)
             ]
-        # A replacement keeps the key of the image it replaces: should both be in the batch, their views
-        # differ.
-        first, second, *local_views = self.view_maker(images, keys)
+            if place == len(keys) or sum(each[0].numel() for each in images) > MOST_PIXELS:
+                # A replacement keeps the key of the image it replaces: should both be in the batch, their views
+                # differ.
+                parts.append(self.view_maker(images, keys[num_done:place]))
+                num_done, images = place, []
+        first, second, *local_views = (
+            torch.cat(view) if len(view) > 1 else view[0] for view in zip(*parts, strict=True)
+        )
         return Batch((first, second), tuple(local_views), torch.tensor(indices), skipped)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 
 import numpy as np
@@ -13,13 +14,19 @@ from patchmix.errors import UserError
 MIN_TRIED = 200  # before so many images were tried, no share of unreadable ones ends a run
 
 
+def tsv_field(text: str) -> str:
+    """A path or a reason as one field of one line, for any terminal: what cannot be shown is escaped (\\t, \\xff)."""
+    valid = os.fsencode(text).decode("utf-8", errors="backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in valid)
+
+
 class UnreadableLimit:
     """Counts unreadable images, each once, and ends a run that has too many.
 
     Args:
         source: the training images.
         max_share: data.max_unreadable.
-        known: paths that were listed before (by the run that is resumed); they are not new any more.
+        known: paths that were listed before (by the run that is resumed), as `tsv_field`s; they are not new any more.
     """
 
     def __init__(self, source: ImageSource, max_share: float, known: Iterable[str] = ()) -> None:
@@ -38,8 +45,9 @@ class UnreadableLimit:
         new = []
         for skipped in found:
             self._tried[skipped.image_index] = self._unreadable[skipped.image_index] = True
-            if skipped.path not in self._listed:
-                self._listed.add(skipped.path)
+            field = tsv_field(skipped.path)
+            if field not in self._listed:
+                self._listed.add(field)
                 new.append(skipped)
         return new
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import resource
 import subprocess
 import sys
 import zipfile
@@ -15,7 +16,7 @@ import torch
 from PIL import Image
 
 from patchmix.data.folder import list_images
-from patchmix.data.images import MAX_PIXELS, UnreadableImage, read_image
+from patchmix.data.images import MAX_PIXELS, UnreadableImage, read_header, read_image
 
 
 @pytest.fixture
@@ -60,6 +61,99 @@ def test_every_file_of_the_manifest_becomes_what_it_must(broken_images: Path) ->
                 assert manifest[name] in ("read", "either"), name
                 assert outcome.dtype == torch.uint8
                 assert outcome.shape[0] == channels
+
+
+# (height, width) and RGB means of what must be read, by Pillow's own conversions, checked by eye.
+MANIFEST_LOOKS = {
+    "png_named_jpg.jpg": (120, 160, 86, 86, 70),
+    "one_pixel.png": (1, 1, 9, 8, 7),
+    "line.png": (1, 160, 152, 151, 142),
+    "grey8.jpg": (120, 160, 177, 177, 177),
+    "cmyk.jpg": (120, 160, 237, 240, 246),
+    "grey16.png": (90, 120, 128, 128, 128),
+    "palette_alpha.png": (120, 160, 70, 58, 52),
+    "rgba.png": (120, 160, 226, 238, 252),
+    "exif_rotated.jpg": (160, 120, 81, 67, 43),
+    "animated.gif": (60, 60, 91, 90, 69),
+    "webp.webp": (120, 160, 181, 187, 186),
+    "bitmap.bmp": (120, 160, 138, 121, 112),
+    "tiff.tif": (120, 160, 160, 167, 162),
+    "UPPER.JPEG": (120, 160, 224, 229, 237),
+}
+
+
+@pytest.mark.parametrize("name", MANIFEST_LOOKS)
+def test_files_of_the_manifest_look_as_a_viewer_shows_them(broken_images: Path, name: str) -> None:
+    height, width, *means = MANIFEST_LOOKS[name]
+    image = read_image(broken_images / name, 3)
+    assert image.shape == (3, height, width)
+    assert image.float().mean((1, 2)).tolist() == pytest.approx(means, abs=1.5)
+    header = read_header(broken_images / name)
+    assert (header.height, header.width) == (height, width)
+
+
+def test_details_of_the_manifest(broken_images: Path) -> None:
+    deep = np.array(Image.open(broken_images / "grey16.png"))
+    assert torch.equal(read_image(broken_images / "grey16.png", 1)[0], torch.from_numpy((deep >> 8).astype(np.uint8)))
+    with Image.open(broken_images / "palette_alpha.png") as palette:
+        clear = torch.from_numpy(np.array(palette) == palette.info["transparency"])
+    assert read_image(broken_images / "palette_alpha.png", 3)[:, clear].unique().tolist() == [255]
+    with Image.open(broken_images / "animated.gif") as moving:
+        moving.seek(0)
+        assert torch.equal(read_image(broken_images / "animated.gif", 3), as_tensor(moving.convert("RGB")))
+    with Image.open(broken_images / "exif_rotated.jpg") as lying:
+        upright = as_tensor(lying.transpose(Image.Transpose.ROTATE_270))
+    assert torch.equal(read_image(broken_images / "exif_rotated.jpg", 3), upright)
+
+
+def test_a_bomb_is_refused_before_its_ten_gigabytes_are_taken(broken_images: Path) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for read in (read_header, lambda path: read_image(path, 3)):
+        with pytest.raises(UnreadableImage, match="claims more than the 178,956,970 pixels that are decoded"):
+            read(broken_images / "bomb_60000x60000.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 * 1024  # kB
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 8])
+def test_headers_tell_the_size_that_decoding_gives(tmp_path: Path, kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    gradient(48, 32).save(tmp_path / "image", format=kind, exif=exif)
+    header = read_header(tmp_path / "image")
+    assert (header.kind, header.mode, header.channels) == (kind.upper(), "RGB", 3)
+    assert (header.height, header.width) == read_image(tmp_path / "image", 3).shape[1:]
+
+
+@pytest.mark.parametrize(("mode", "channels"), [("1", 1), ("L", 1), ("I;16", 1), ("P", 3), ("RGBA", 3)])
+def test_headers_tell_grey_from_colour(tmp_path: Path, mode: str, channels: int) -> None:
+    Image.new(mode, (4, 4)).save(tmp_path / "image", format="png")
+    assert read_header(tmp_path / "image").channels == channels
+
+
+@pytest.mark.parametrize(
+    ("head", "why"),
+    [
+        (b"", "empty file"),
+        (b"\0\0\0\x18ftypheic" + bytes(40), "HEIF .* cannot be decoded: convert it to JPEG or PNG"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(40), "."),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not an image of a known kind"),
+    ],
+)
+def test_what_has_no_readable_header_says_why(tmp_path: Path, head: bytes, why: str) -> None:
+    (tmp_path / "image.jpg").write_bytes(head)
+    for read in (read_header, lambda path: read_image(path, 3)):
+        with pytest.raises(UnreadableImage, match=why):
+            read(tmp_path / "image.jpg")
+
+
+@pytest.mark.parametrize("kind", ["jpeg2000", "ppm", "qoi", "avif", "gif", "dib"])
+def test_rarer_kinds_are_read(tmp_path: Path, kind: str) -> None:
+    Image.init()
+    if kind.upper() not in Image.SAVE:
+        pytest.skip(f"this Pillow cannot write {kind}")
+    gradient().save(tmp_path / "image", format=kind)
+    assert read_image(tmp_path / "image", 3).shape == (3, 24, 40)
 
 
 @pytest.mark.parametrize("kind", ["png", "bmp", "tiff", "ppm"])

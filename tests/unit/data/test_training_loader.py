@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from patchmix.config import Config, DataConfig, OptimConfig, RunConfig, ViewsConfig
+from patchmix.data import loading
 from patchmix.data.datasets import ArraySource, ImageSource
 from patchmix.data.loading import (
     Batch,
@@ -102,6 +103,16 @@ def test_slices_of_ranks_make_the_batch_of_one(views: ViewsConfig, photos: Image
         assert low.skipped + high.skipped == whole[step].skipped
         for view in range(2):
             assert torch.equal(torch.cat([low.views[view], high.views[view]]), whole[step].views[view])
+
+
+@pytest.mark.parametrize("views", [DIGITS, PHOTO], ids=["digits", "photo"])
+def test_images_that_are_large_together_are_let_go_in_between_and_nothing_changes(
+    views: ViewsConfig, photos: ImageSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = batches(photos, config(views, image_size=16))
+    for pixels in (0, 2000):
+        monkeypatch.setattr(loading, "MOST_PIXELS", pixels)
+        assert_same(batches(photos, config(views, image_size=16)), alone)
 
 
 def test_threads_change_nothing() -> None:
@@ -218,6 +229,7 @@ def test_a_killed_worker_is_named_as_such() -> None:
     script = """
 import multiprocessing, os, signal, torch
 from patchmix.config import Config, OptimConfig, RunConfig, ViewsConfig
+from patchmix.data import loading
 from patchmix.data.datasets import ArraySource
 from patchmix.data.loading import TrainingLoader
 from patchmix.errors import RunError
