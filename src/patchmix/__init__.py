@@ -1,7 +1,7 @@
 """PatchMix: pre-train Vision Transformers without labels by mixing patches of several images.
 
-The commands as functions (`patchmix.pretrain`, `knn`, `fewshot`, `report`) and `load_encoder`, imported
-when first used, so that `import patchmix` and the command line's help cost nothing.
+The commands as functions (`patchmix.pretrain`, `knn`, `fewshot`, `report`, and `survey` for the command `data`) and
+`load_encoder`, imported when first used, so that `import patchmix` and the command line's help cost nothing.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patchmix.api import fewshot, knn, load_encoder, pretrain, report
+    from patchmix.api import fewshot, knn, load_encoder, pretrain, report, survey
 
     __version__: str
 
-__all__ = ["__version__", "fewshot", "knn", "load_encoder", "pretrain", "report"]
+__all__ = ["__version__", "fewshot", "knn", "load_encoder", "pretrain", "report", "survey"]
 
 
 def __getattr__(name: str) -> object:

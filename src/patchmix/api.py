@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from patchmix import recipes
 from patchmix.config import FewshotConfig, KnnConfig
+from patchmix.starting import start
 
 if TYPE_CHECKING:
-    from timm.models.vision_transformer import VisionTransformer
+    from torch import nn
 
+    from patchmix.data.survey import Survey
     from patchmix.pretraining import RunResult
 
 StrPath = str | os.PathLike[str]
@@ -29,13 +31,14 @@ def pretrain(
     """Pre-train an encoder, as `patchmix pretrain` does.
 
     `config` is a YAML file; options are those of the command line, nested or dotted:
-    `pretrain("demo", output="runs/a", optim={"epochs": 3}, **{"data.limit": 1000})`.
+    `pretrain("demo", output="runs/a", optim={"epochs": 3}, **{"data.limit": 1000})`. A folder alone is enough:
+    `pretrain(data={"root": "photos"})` chooses the rest by its images.
     Raises UserError where the command would exit with 2, RunError where it would exit with 1.
     """
-    resolved = recipes.resolve(recipe, _path(config), _given(options, output=output), resume=resume)
+    started = start(recipe, _path(config), _given(options, output=output), resume=resume)
     from patchmix import pretraining
 
-    return pretraining.pretrain(resolved, resume=resume, recipe=recipe)
+    return pretraining.pretrain(started.config, resume=resume, recipe=started.recipe, choices=started.choices)
 
 
 def knn(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
@@ -61,6 +64,16 @@ def fewshot(checkpoint: StrPath, *, output: StrPath | None = None, **options: An
     return module.fewshot(config)
 
 
+def survey(folder: StrPath, *, images: int = 20_000, decode: int = 2000) -> Survey:
+    """Look at a folder of images, as `patchmix data` does: sizes, kinds, statistics, unreadable and duplicate files.
+
+    `images` files are looked at, evenly spaced if there are more, and `decode` of them decoded. Raises UserError.
+    """
+    from patchmix.data.survey import survey_folder
+
+    return survey_folder(folder, images=images, decode=decode)
+
+
 def report(run: StrPath) -> Path:
     """Write the report page of a run directory; returns its path. Raises UserError."""
     from patchmix import reporting
@@ -68,8 +81,8 @@ def report(run: StrPath) -> Path:
     return reporting.report(os.fspath(run))
 
 
-def load_encoder(checkpoint: StrPath, *, num_heads: int | None = None) -> VisionTransformer:
-    """A timm ViT in eval mode from a run (its newest checkpoint), a weights file, or timm:MODEL.
+def load_encoder(checkpoint: StrPath, *, num_heads: int | None = None) -> nn.Module:
+    """A timm model in eval mode from a run (its newest checkpoint), a weights file, or timm:MODEL.
 
     It maps normalised images [n, channels, height, width] to features [n, width]. Raises UserError.
     """

@@ -9,28 +9,33 @@ from __future__ import annotations
 import errno
 import os
 import select
+import shlex
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any
 
 from patchmix import recipes
-from patchmix.config import Config, FewshotConfig, KnnConfig
+from patchmix.config import Config, DataConfig, FewshotConfig, KnnConfig
 from patchmix.config.options import Option
+from patchmix.environment import limit_spinning, program
 from patchmix.errors import RunError, SaidElsewhereError, UserError
 from patchmix.parsing import Command, parse
+from patchmix.starting import choose_for, start
 
 
 def _pretrain(given: dict[str, Any]) -> int:
     recipe, file = given.pop("recipe", None), given.pop("config", None)
     resume, show = given.pop("resume", False), given.pop("print_config", False)
-    config = recipes.resolve(recipe, file, given, resume=resume)
+    started = start(recipe, file, given, resume=resume)
     if show:
-        print(recipes.dump(config), end="")
+        for line in started.choices.text.splitlines() if started.choices else ():
+            print(f"# {line}")
+        print(recipes.dump(started.config), end="")
         return 0
     from patchmix.pretraining import pretrain
 
-    return int(pretrain(config, resume=resume, recipe=recipe).exit_code)
+    return int(pretrain(started.config, resume=resume, recipe=started.recipe, choices=started.choices).exit_code)
 
 
 def _knn(given: dict[str, Any]) -> int:
@@ -56,6 +61,21 @@ def _report(given: dict[str, Any]) -> int:
     return 0
 
 
+def _data(given: dict[str, Any]) -> int:
+    from patchmix.data.survey_output import print_survey
+
+    folder = given.pop("folder")
+    print_survey(folder, **given)
+    try:
+        choices = choose_for(Config(data=DataConfig(root=folder)), {})
+    except UserError as error:  # what there is has been said all the same
+        print(f"\nNothing to train on: {error}")
+        return 0
+    print(f"\nRecipe folder would take:\n{choices.text}")
+    print(f"Train:  {program()} pretrain --data.root {shlex.quote(folder)}")
+    return 0
+
+
 def _recipes(given: dict[str, Any]) -> int:
     words = given.get("show") or []
     if words:
@@ -72,14 +92,24 @@ def _recipes(given: dict[str, Any]) -> int:
     for each in recipes.list_recipes():
         table.add_row(each.name, each.what, each.data, each.time)
     Console().print(table)
+    if any("*" in each.time for each in recipes.list_recipes()):
+        print("\n* calculated, not measured: docs/recipes.md")
     print("\nStart one:  patchmix pretrain --recipe NAME\nRead one:   patchmix recipes show NAME")
+    return 0
+
+
+def _completion(given: dict[str, Any]) -> int:
+    from patchmix.completion import completion_script
+
+    print(completion_script(COMMANDS, given["shell"]))
     return 0
 
 
 COMMANDS = {
     "pretrain": Command(
         "train an encoder on images, without labels",
-        "[--recipe NAME | --config FILE] [--output DIR] [--resume] [--section.option VALUE ...]",
+        "[--data.root FOLDER | --recipe NAME | --config FILE] [--output DIR] [--resume]\n"
+        "                         [--section.option VALUE ...]",
         _pretrain,
         Config,
         (
@@ -102,17 +132,35 @@ COMMANDS = {
         FewshotConfig,
     ),
     "report": Command("write a run's report page", "RUN", _report, positional=("run", None, "a run directory")),
+    "data": Command(
+        "say what a folder of images holds",
+        "FOLDER [--images N] [--decode N] [--output DIR]",
+        _data,
+        extras=(
+            Option("images", int, 20_000, "files to look at, evenly spaced if there are more"),
+            Option("decode", int, 2000, "of these, images to decode: for statistics, and to find damage"),
+            Option("output", str | None, None, "write survey.json, unreadable.tsv and duplicates.tsv there"),
+        ),
+        positional=("folder", None, "a folder of images, read as data.root is"),
+    ),
     "recipes": Command(
         "list the recipes, or print one: recipes show NAME",
         "[show NAME]",
         _recipes,
         positional=("show", "*", "'show NAME' prints that recipe; nothing lists them all"),
     ),
+    "completion": Command(
+        "print a script that completes commands and options by Tab",
+        "bash|zsh",
+        _completion,
+        positional=("shell", None, "bash or zsh; try it with: source <(patchmix completion bash)"),
+    ),
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
+    limit_spinning()
     try:
         code = _run(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # a closed pipe shows here, not in a traceback at the interpreter's end

@@ -17,6 +17,7 @@ from patchmix.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+SPINS = "3000"  # looks of a waiting thread before it lets its core go (decision 0020)
 RECORDED_PACKAGES = (
     "patchmix",
     "torch",
@@ -64,6 +65,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return max(1, len(os.sched_getaffinity(0)))
     return os.cpu_count() or 1
+
+
+def limit_spinning() -> None:
+    """Let threads that wait for each other give up their core soon; before torch is imported.
+
+    GNU OpenMP, torch's on Linux, lets them look again and again for longer than a small model's step takes. Beside one
+    other busy process a step then takes many times as long (decision 0020). What the user has set is kept.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def set_threads(num_threads: int | None) -> int:

@@ -58,11 +58,11 @@ def parse(commands: Mapping[str, Command], argv: Sequence[str]) -> tuple[str | N
     Raises UserError on an unknown command or option, and SystemExit after --help and --version.
     """
     if not argv:
-        _parser(commands).print_help()
+        command_line(commands).print_help()
         return None, {}
     name = argv[0]
     if name in ("-h", "--help", "--version"):
-        _parser(commands).parse_args([name])
+        command_line(commands).parse_args([name])
     if name not in commands:
         wrong = f"{name} needs a command before it" if name.startswith("-") else f"there is no command {name}"
         raise UserError(f"{wrong}{nearest(name, commands)} (see patchmix --help)")
@@ -73,7 +73,7 @@ def parse(commands: Mapping[str, Command], argv: Sequence[str]) -> tuple[str | N
             near = nearest(option, options, prefix="--")
             raise UserError(f"{name} has no option --{option}{near} (see patchmix {name} --help)")
     try:
-        given = _parser(commands).parse_args(argv, defaults=False).get(name)
+        given = command_line(commands).parse_args(argv, defaults=False).get(name)
     except _Mistake as mistake:
         message = str(mistake).removeprefix("argument ").replace(f"{name}.", "")
         raise UserError(f"{name}: {message} (see patchmix {name} --help)") from None
@@ -106,7 +106,8 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
         super().__init__(prog, **settings | {"max_help_position": 32})
 
 
-def _parser(commands: Mapping[str, Command]) -> _Parser:
+def command_line(commands: Mapping[str, Command]) -> _Parser:
+    """The parser of all commands."""
     top = _Parser(
         prog="patchmix",
         usage="patchmix COMMAND [options]",

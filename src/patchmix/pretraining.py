@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from patchmix import distributed
+from patchmix.choices import Choices
 from patchmix.config import Config
 from patchmix.endings import memory_advice, refuse_non_finite
 from patchmix.environment import program
@@ -38,18 +39,25 @@ class RunResult:
 
 
 def pretrain(
-    config: Config, *, resume: bool = False, recipe: str | None = None, console: Console | None = None
+    config: Config,
+    *,
+    resume: bool = False,
+    recipe: str | None = None,
+    choices: Choices | None = None,
+    console: Console | None = None,
 ) -> RunResult:
     """Pre-train as the config says, or go on with the run in `config.output`.
+
+    `recipe` is the one that the config comes from, `choices` what it chose; both are said and recorded.
 
     Raises:
         UserError: what the user can mend, before anything is written.
         RunError: a run that could not go on: non-finite loss, out of memory, disk full.
     """
     with interruption() as interrupted, memory_advice(config), contextlib.ExitStack() as stack:
-        job = prepare(config, resume, recipe, stack)
+        job = prepare(config, resume, recipe, choices, stack)
         console = console if console is not None and job.main else Console(quiet=not job.main)
-        for line in job.directory.messages:
+        for line in (*job.directory.messages, *([choices.text] if choices else [])):
             say(console, line)
         done, path = job.directory.steps_done, job.directory.path
         if done >= job.stop_step:

@@ -119,14 +119,16 @@ def resolve(
     overrides: Mapping[str, Any] | None = None,
     *,
     resume: bool = False,
+    chosen: Mapping[str, Any] | None = None,
 ) -> Config:
     """The config of a run from its layers; `overrides` has nested or dotted keys.
 
-    With `resume` the run's own `config.yaml` stands in the recipe's place, so that what was given when it was
-    begun need not be given again; but for max_steps, which is about one start. The output that nobody gave is
+    `chosen` ({'section.key': value}) is what a recipe leaves to be chosen by images and machine; it comes after the
+    recipe. With `resume` the run's own `config.yaml` stands in the recipe's place, so that what was given when it
+    was begun need not be given again; but for max_steps, which is about one start. The output that nobody gave is
     runs/RECIPE, or runs/FILE's name. UserError on any key, value or file that is not accepted.
     """
-    given = _layer(overrides or {}, Config)
+    given = given_options(config_file, overrides)
     flat: dict[str, Any] = {}
     run = _run_to_resume(recipe, config_file, given.get("output")) if resume else None
     if run is not None:
@@ -134,18 +136,25 @@ def resolve(
         flat |= {"output": str(run), "max_steps": None}
     elif recipe is not None:
         flat |= _layer(load_recipe(recipe), Config, f"recipe {recipe}")
-    if config_file is not None:
-        flat |= _layer(load_file(config_file), Config, str(config_file))
-    flat |= given
+    flat |= {**(chosen or {}), **given}
     if not any(name.startswith("data.") for name in flat):
         output = str(flat.get("output") or "")
         if output and (Path(output) / "config.yaml").is_file():
             raise UserError(f"{output} holds a run: add --resume to go on with it, or --recipe NAME for a new one")
-        raise UserError("nothing says what to train on: give --recipe NAME (see `patchmix recipes`)")
+        raise UserError(
+            "nothing says what to train on: give --recipe NAME (see `patchmix recipes`), or --data.root FOLDER for "
+            "images of your own"
+        )
     if flat.get("output") is None:
         name = recipe or (Path(config_file).stem if config_file else flat.get("data.name", "folder"))
         flat["output"] = f"runs/{name}"
     return build(Config, flat)
+
+
+def given_options(config_file: str | Path | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
+    """{'section.key': value} of what config file and caller say themselves; UserError as `resolve`."""
+    file = {} if config_file is None else _layer(load_file(config_file), Config, str(config_file))
+    return file | _layer(overrides or {}, Config)
 
 
 def _run_to_resume(recipe: str | None, config_file: str | Path | None, output: str | None) -> Path:

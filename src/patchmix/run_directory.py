@@ -45,6 +45,7 @@ class RunDirectory:
     messages: list[str]
     lock: IO[str] | None
     recipe: str | None  # that the run was begun with
+    reasons: dict[str, str]  # why that recipe chose what it did, by option
 
     @property
     def steps_done(self) -> int:
@@ -58,7 +59,12 @@ class RunDirectory:
 
 
 def open_run_directory(
-    config: Config, resume: bool, recipe: str | None, encoder: dict[str, Any], data: dict[str, Any]
+    config: Config,
+    resume: bool,
+    recipe: str | None,
+    reasons: dict[str, str],
+    encoder: dict[str, Any],
+    data: dict[str, Any],
 ) -> RunDirectory:
     """Claim `config.output`: empty or absent for a new run, an existing run with --resume.
 
@@ -90,7 +96,7 @@ def open_run_directory(
         lock = _lock(path)
     except OSError as error:
         raise UserError(f"output = {str(path)!r} cannot be written: {error.strerror}") from None
-    directory = RunDirectory(path, None, [], lock, recipe)
+    directory = RunDirectory(path, None, [], lock, recipe, reasons)
     try:
         if resume:
             _find_position(directory, config, encoder, data)
@@ -101,20 +107,23 @@ def open_run_directory(
             if _is_leftover(entry):
                 (path / entry).unlink(missing_ok=True)
         write_text(path / CONFIG_FILE, dump(config))
-        _write_environment(directory)
+        _write_environment(directory, resume)
     except BaseException:
         directory.close()
         raise
     return directory
 
 
-def _write_environment(directory: RunDirectory) -> None:
-    """The machine of the newest start, and the recipe that the run was begun with."""
+def _write_environment(directory: RunDirectory, resume: bool) -> None:
+    """The machine of the newest start, the recipe that the run was begun with, and why it chose what it did."""
     file = directory.path / "environment.json"
-    if directory.recipe is None and file.exists():
+    if resume and file.exists():
         with contextlib.suppress(ValueError, OSError, AttributeError):
-            directory.recipe = json.loads(file.read_text(encoding="utf-8")).get("recipe")
-    write_text(file, json.dumps({"recipe": directory.recipe, **environment()}, indent=2) + "\n")
+            before = json.loads(file.read_text(encoding="utf-8"))
+            directory.recipe = directory.recipe or before.get("recipe")
+            directory.reasons = before.get("choices") or {}
+    content = {"recipe": directory.recipe, "choices": directory.reasons, **environment()}
+    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def _has_begun(path: Path) -> bool:

@@ -118,7 +118,7 @@ def test_a_non_finite_loss_names_the_step_and_the_last_good_checkpoint(tmp_path:
         ({"method.mix_size": 10}, "method.mix_size = 10 is not a multiple"),
         ({"views.num_local_crops": 1, "views.local_size": 15}, "views.local_size = 15"),
         ({"model.name": "vit_huge"}, "model.name = 'vit_huge'"),
-        ({"model.name": "resnet18"}, "not a plain Vision Transformer"),
+        ({"model.name": "resnet18"}, "no plain Vision Transformer"),
         ({"run.device": "cuda"}, "no CUDA device"),
     ],
 )

@@ -135,7 +135,8 @@ def test_a_list_is_several_values_or_one_in_brackets(words, capsys):
 
 
 def test_a_list_does_not_swallow_the_next_option(capsys):
-    config = printed_config(capsys, "--data.mean", "0.5", "--data.std", "0.25", "--data.root", "x", "--seed", "3")
+    words = ("--recipe", "cifar10-cpu", "--data.mean", "0.5", "--data.std", "0.25", "--data.root", "x", "--seed", "3")
+    config = printed_config(capsys, *words)
     assert (config["data"]["mean"], config["data"]["std"], config["seed"]) == ([0.5], [0.25], 3)
 
 
@@ -158,7 +159,7 @@ def test_the_command_line_wins_over_file_and_recipe(tmp_path, capsys):
 
 
 def test_the_printed_config_is_a_config_file(tmp_path, capsys):
-    first = printed_config(capsys, "--recipe", "folder", "--data.root", "photos")
+    first = printed_config(capsys, "--recipe", "cifar10-cpu", "--data.root", "photos: 1")
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(first), encoding="utf-8")
     assert printed_config(capsys, "--config", str(file)) == first
