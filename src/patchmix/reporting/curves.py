@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from patchmix.config import Config
+from patchmix.errors import UserError
 from patchmix.metrics_file import Record
 from patchmix.reporting.plots import Level, Line, line_plot
 from patchmix.reporting.run_files import RunFiles
@@ -57,27 +58,46 @@ def section(run: RunFiles) -> Section:
     return Section("curves", "Curves", context)
 
 
-def floors(config: Config) -> dict[str, float]:
+def floors(config: Config, num_patches: tuple[int, int] | None = None) -> dict[str, float]:
     """The least value each loss can have: the entropy of its targets (method.md, "Targets").
 
     A cross-entropy is its target's entropy plus what the prediction adds; a graded target has one above zero.
+    `num_patches`: mixing patches of a view and of a local crop, where the targets are weighed by them (None: alike).
     """
-    from patchmix import targets
+    from patchmix import mixing, targets
 
     method = config.method
     local_batch = config.optim.batch_size // (config.run.num_devices * config.run.num_nodes)
+    view, crop = (
+        (1,) * method.num_mix if count is None else mixing.group_sizes(count, method.num_mix)
+        for count in num_patches or (None, None)
+    )
     offsets = {
-        "loss_origin_to_origin": targets.origin_offsets(method.num_mix),
-        "loss_mix_to_origin": targets.mix_to_origin_offsets(method.num_mix),
-        "loss_mix_to_mix": targets.mix_to_mix_offsets(method.num_mix),
+        "loss_origin_to_origin": targets.origin_offsets((1,), (1,)),
+        "loss_mix_to_origin": targets.mix_to_origin_offsets(view, (1,)),
+        "loss_mix_to_mix": targets.mix_to_mix_offsets(view, view),
+        "loss_local": targets.origin_offsets((1,), (1,)),
+        "loss_local_mix": targets.mix_to_origin_offsets(crop, (1,)),
     }
-    found = {
-        name: _entropy(weights, method.mix_group or local_batch, config.optim.batch_size, method.smoothing)
+    return {
+        # The losses of local crops are sums over two keys.
+        name: (2 if name.startswith("loss_local") else 1)
+        * _entropy(weights, method.mix_group or local_batch, config.optim.batch_size, method.smoothing)
         for name, weights in offsets.items()
     }
-    found["loss_local"] = 2 * found["loss_origin_to_origin"]
-    found["loss_local_mix"] = 2 * found["loss_mix_to_origin"]
-    return found
+
+
+def _num_patches(run: RunFiles) -> tuple[int, int] | None:
+    """Mixing patches of a view and of a local crop; None where the targets weigh groups alike."""
+    if run.config.method.target_weights == "groups":
+        return None
+    from patchmix.data.datasets import view_size
+
+    config, mix_size = run.config, run.mix_size
+    size = view_size(run.training_images, config.data)
+    crop = (config.views.local_size,) * 2 if config.views.num_local_crops else size
+    view_patches, crop_patches = ((height // mix_size) * (width // mix_size) for height, width in (size, crop))
+    return view_patches, crop_patches
 
 
 def _entropy(offsets: dict[int, float], group: int, num_keys: int, smoothing: float) -> float:
@@ -92,12 +112,16 @@ def _entropy(offsets: dict[int, float], group: int, num_keys: int, smoothing: fl
 
 
 def _losses(run: RunFiles, scale: int, xlabel: str) -> list[dict[str, Any]]:
-    floor, chance = floors(run.config), chance_loss(run.config.optim.batch_size)
+    chance = chance_loss(run.config.optim.batch_size)
+    try:
+        floor = floors(run.config, _num_patches(run))
+    except (UserError, OSError):  # exact weights, and the images are not there any more
+        floor = {}
     figures = []
     for name, (title, note) in PARTS.items():
         guess = 2 * chance if name.startswith("loss_local") else chance
         levels = [Level(guess, f"guessing {guess:.2f}")]
-        if floor[name] > 0:
+        if floor.get(name, 0) > 0:
             levels.append(Level(floor[name], f"floor {floor[name]:.2f}"))
         figures.append(_figure(title, note, run.training, [name], scale, xlabel, levels=levels))
     total = _figure("Total", "what is minimised: the weighted sum of the parts", run.training, ["loss"], scale, xlabel)

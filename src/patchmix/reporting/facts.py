@@ -1,4 +1,4 @@
-"""Section: what ran — data, model, method, steps, time, machine — and the whole config."""
+"""Section: what ran — data, model, method, steps, time, machine."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from patchmix.progress import duration
 from patchmix.reporting.run_files import RunFiles
 from patchmix.reporting.section import Section
 
-SHOWN_SKIPPED = 20
-
 
 def section(run: RunFiles) -> Section:
-    """A table of facts, skipped files, config.yaml."""
+    """A table of facts."""
     context = {
         "facts": [(name, value) for name, value in _facts(run) if value],
-        "config": run.config_text,
-        "skipped": run.skipped[:SHOWN_SKIPPED],
-        "num_skipped": len(run.skipped),
-        "directory": str(run.directory),
         "no_environment": not run.environment,
     }
     return Section("facts", "What ran", context)
+
+
+def summary(run: RunFiles) -> str:
+    """The run in one line, for the head of the page."""
+    done = "finished" if run.finished else f"{run.last_step:,} steps done"
+    return " · ".join((run.config.data.name, _model(run.config.model), f"{run.config.optim.epochs} epochs", done))
 
 
 def training_seconds(run: RunFiles) -> float | None:
@@ -95,7 +95,7 @@ def _model(model: Any) -> str:
         model.num_heads and f"{model.num_heads} heads",
         model.patch_size and f"patch {model.patch_size}",
     )
-    return _join(model.name, *sizes, "class token" if model.pooling == "token" else "mean of the patch tokens")
+    return _join(model.name, *sizes, {"token": "class token", "avg": "mean of the patch tokens"}.get(model.pooling))
 
 
 def _machine(hardware: dict[str, Any]) -> str:

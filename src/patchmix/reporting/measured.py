@@ -63,33 +63,46 @@ def heading(metric: str) -> str:
 
 def section(run: RunFiles) -> Section:
     """Tables and plots of results/*.json."""
-    tables = [_table(command, result) for command, result in run.results.items()]
+    tables = [_table(command, result, run.last_step) for command, result in run.results.items()]
     broken = [name for name in run.unreadable if name != "environment.json"]
-    return Section("measured", "What the features are worth", {"tables": tables, "broken": broken})
+    return Section(
+        "measured",
+        "What the features are worth",
+        {"tables": tables, "broken": broken, "has_test_labels": run.has_test_labels if not tables else None},
+    )
 
 
-def _table(command: str, result: Result) -> dict[str, Any]:
+def _table(command: str, result: Result, last_step: int) -> dict[str, Any]:
     by_metric = figures(result)
     title, how = COMMANDS.get(command, (command, ""))
     prefixes = [each for each in SUBJECTS if any(each in row for row in by_metric.values())]
     rows = [
-        (SUBJECTS[prefix], [row[prefix].text if prefix in row else "–" for row in by_metric.values()])
-        for prefix in prefixes
+        (heading(name), [row[prefix].text if prefix in row else "–" for prefix in prefixes])
+        for name, row in by_metric.items()
     ]
     metric = main_metric(list(by_metric))
     data = result.get("data") or {}
+    step = _measured_step(result)
     return {
         "title": title,
         "how": how,
-        "columns": [heading(name) for name in by_metric],
+        "columns": [SUBJECTS[prefix] for prefix in prefixes],
         "rows": rows,
         "plot": _plot(by_metric[metric], heading(metric)) if metric else None,
         "alt": _alt(by_metric[metric], heading(metric)) if metric else "",
         "num_test": data.get("num_test"),
         "num_train": data.get("num_train"),
         "data": data.get("name"),
-        "checkpoint": result.get("checkpoint"),
+        "step": step if step is not None and step < last_step else None,
     }
+
+
+def _measured_step(result: Result) -> int | None:
+    """The step of the checkpoint that was measured; None where the result does not say."""
+    settings = result.get("settings")
+    loaded = settings.get("loaded") if isinstance(settings, dict) else None
+    match = re.search(r", step (\d+): ", loaded) if isinstance(loaded, str) else None
+    return int(match[1]) if match else None
 
 
 def _plot(row: dict[str, Measured], name: str) -> Markup | None:

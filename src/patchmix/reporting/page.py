@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,16 +14,19 @@ from rich.console import Console
 import patchmix
 from patchmix.errors import UserError
 from patchmix.files import replacing
-from patchmix.reporting import curves, facts, measured, next_steps, verdict, views
+from patchmix.reporting import curves, facts, measured, neighbours, next_steps, settings, skipped, verdict, views
 from patchmix.reporting.run_files import RunFiles, read_run
 from patchmix.reporting.section import Section
 
 SECTIONS: tuple[Callable[[RunFiles], Section], ...] = (
     verdict.section,
     measured.section,
+    neighbours.section,
     curves.section,
     views.section,
     facts.section,
+    settings.section,
+    skipped.section,
     next_steps.section,
 )
 """What the page shows, in this order. A new section is a module with `section(run)`, and a template."""
@@ -46,6 +50,27 @@ def report(run_directory: str | Path, console: Console | None = None) -> Path:
 
 def render(run: RunFiles) -> str:
     """The page as HTML."""
+    sections = [section(run) for section in SECTIONS]
+    return (
+        _templates()
+        .get_template("page.html")
+        .render(
+            title=run.directory.resolve().name,
+            summary=facts.summary(run),
+            sections=[(each, render_section(each)) for each in sections],
+            written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            version=patchmix.__version__,
+        )
+    )
+
+
+def render_section(section: Section) -> Markup:
+    """One section as HTML, without its heading."""
+    return Markup(_templates().get_template(section.template).render(section.context))
+
+
+@functools.cache
+def _templates() -> Environment:
     templates = Environment(
         loader=PackageLoader("patchmix.reporting"),
         autoescape=True,
@@ -54,13 +79,7 @@ def render(run: RunFiles) -> str:
         lstrip_blocks=True,
     )
     templates.filters["number"] = _number
-    sections = [section(run) for section in SECTIONS]
-    return templates.get_template("page.html").render(
-        title=run.directory.resolve().name,
-        sections=[(each, Markup(templates.get_template(each.template).render(each.context))) for each in sections],
-        written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        version=patchmix.__version__,
-    )
+    return templates
 
 
 def _number(value: float, digits: int = 0) -> str:
@@ -70,6 +89,7 @@ def _number(value: float, digits: int = 0) -> str:
 def _write(path: Path, text: str) -> None:
     try:
         with replacing(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # replace: names of files need not be text in any encoding.
+            temporary.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"the report {path} cannot be written: {error.strerror or error}") from error

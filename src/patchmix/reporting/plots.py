@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -134,13 +135,13 @@ def interval_plot(ranges: Sequence[Range], *, xlabel: str) -> Markup:
 
 
 def _curve(axes: Axes, line: Line, colour: str, *, marker: bool) -> None:
-    x, y = list(line.x), list(line.y)
-    size = -(-len(x) // MAX_POINTS)
-    if size > 1:
-        bins = [y[start : start + size] for start in range(0, len(y), size)]
-        x = [sum(x[start : start + size]) / len(x[start : start + size]) for start in range(0, len(x), size)]
-        axes.fill_between(x, [min(b) for b in bins], [max(b) for b in bins], color=colour, alpha=0.18, linewidth=0)
-        y = [sum(b) / len(b) for b in bins]
+    x, y = np.asarray(line.x, dtype=float), np.asarray(line.y, dtype=float)
+    if len(x) > MAX_POINTS:
+        # Of even size: a last bin of a few points would end the curve in a spike.
+        bins = np.array_split(y, MAX_POINTS)
+        x = np.array([each.mean() for each in np.array_split(x, MAX_POINTS)])
+        axes.fill_between(x, [b.min() for b in bins], [b.max() for b in bins], color=colour, alpha=0.18, linewidth=0)
+        y = np.array([b.mean() for b in bins])
     dots = "o" if (marker and len(x) <= 40) or len(x) == 1 else None
     axes.plot(x, y, color=colour, label=line.label, marker=dots, markersize=3.5)
 

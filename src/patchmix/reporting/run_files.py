@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from patchmix.config import Config
 from patchmix.errors import UserError
 from patchmix.metrics_file import METRICS_FILE, Record, read_metrics
 from patchmix.recipes import resolve
+
+if TYPE_CHECKING:
+    from patchmix.data.sources import ImageSource
 
 Result = dict[str, Any]
 
@@ -59,6 +63,34 @@ class RunFiles:
     def finished(self) -> bool:
         """Whether the last step is done, as far as the files tell."""
         return self.total_steps is not None and self.last_step >= self.total_steps
+
+    @functools.cached_property
+    def training_images(self) -> ImageSource:
+        """The images that it was trained on, opened once. UserError or OSError where they cannot be opened now."""
+        from patchmix.data.datasets import open_dataset
+
+        return open_dataset(self.config.data, "train")
+
+    @functools.cached_property
+    def mix_size(self) -> int:
+        """Pixels a side of the patches that were mixed. UserError or OSError where the images cannot be opened now."""
+        from patchmix.data.datasets import view_size
+        from patchmix.mix_size import check_mix_size
+        from patchmix.models.encoders import resolve_spec
+
+        config, source = self.config, self.training_images
+        size = view_size(source, config.data)
+        return check_mix_size(config, resolve_spec(config.model, size, source.channels, source.mean, source.std))
+
+    @functools.cached_property
+    def has_test_labels(self) -> bool | None:
+        """Whether its data has classes and test images, which measuring needs; None where it cannot be opened now."""
+        from patchmix.data.datasets import has_split
+
+        try:
+            return self.training_images.labels is not None and has_split(self.config.data, "test")
+        except (UserError, OSError):
+            return None
 
 
 def read_run(directory: Path) -> RunFiles:
@@ -111,6 +143,8 @@ def _read_json(path: Path, unreadable: list[str]) -> dict[str, Any]:
 def _read_skipped(path: Path) -> list[tuple[str, str]]:
     if not path.is_file():
         return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    # Split at line feeds alone: a file name may hold any other character.
+    with path.open(encoding="utf-8", errors="replace", newline="\n") as file:
+        lines = file.read().split("\n")
     pairs = (line.partition("\t") for line in lines if line)
     return [(name, why) for name, _, why in pairs]

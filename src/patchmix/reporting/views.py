@@ -1,15 +1,15 @@
-"""Section: some training images, their two views, and the views mixed: what the network was shown."""
+"""Section: some training images, their views, and the views mixed: what the network was shown."""
 
 from __future__ import annotations
 
-import base64
-import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from patchmix.errors import UserError
+from patchmix.reporting.pictures import TILE, data_uri, is_enlarged, tile
 from patchmix.reporting.run_files import RunFiles
 from patchmix.reporting.section import Section
 
@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NUM_IMAGES = 8
-TILE = 112
-"""Pixels a side of an image in the picture; small images are enlarged by a whole number."""
+NUM_LOCAL_CROPS = 2
+"""Local crops of each image that are shown, however many there are."""
+SHOWN_MIXES = (2, 3)
+"""Images mixed into one that are shown beside the run's own number: the paper trains with 2 and draws 3."""
 GAP = 8
 OWNERS = (
     (51, 119, 204),
@@ -32,92 +34,122 @@ OWNERS = (
 )
 """A colour for each image; told apart on light and dark, and in order also by brightness."""
 
+Row = dict[str, Any]
+
 
 def section(run: RunFiles) -> Section:
     """A strip for each kind of picture; or why there is none."""
+    rows: list[Row] = []
+    problem = None
     try:
         rows = _rows(run)
-        return Section("views", "What the network saw", {"rows": rows, "problem": None, **_words(run)})
     except (UserError, OSError) as error:
         problem = str(error)
-    return Section("views", "What the network saw", {"rows": [], "problem": problem, **_words(run)})
-
-
-def _words(run: RunFiles) -> dict[str, Any]:
-    return {
-        "num_mix": run.config.method.num_mix,
-        "batch": run.config.optim.batch_size,
-        "num_images": NUM_IMAGES,
+    method, machine = run.config.method, run.config.run
+    context = {
+        "rows": rows,
+        "problem": problem,
+        "num_mix": method.num_mix,
+        "num_images": rows[0]["count"] if rows else 0,
+        "mixed": any(row["mixed"] for row in rows),
+        "among": method.mix_group or run.config.optim.batch_size // (machine.num_devices * machine.num_nodes),
     }
+    return Section("views", "What the network saw", context)
 
 
-def _rows(run: RunFiles) -> list[dict[str, str]]:
+def _rows(run: RunFiles) -> list[Row]:
     import torch
 
-    from patchmix.data.datasets import open_dataset, read_or_next, view_size
+    from patchmix.data.datasets import view_size
+    from patchmix.data.sources import read_or_next
     from patchmix.data.views import ViewMaker
-    from patchmix.models.vit import resolve_spec
-    from patchmix.randomness import draw_plan
 
     config = run.config
-    source = open_dataset(config.data, "train")
+    source = run.training_images
     indices = np.linspace(0, len(source) - 1, min(NUM_IMAGES, len(source))).astype(int).tolist()
     read = [read_or_next(source, index) for index in indices]
     images, used = [image for image, *_ in read], [index for _, index, *_ in read]
     size = view_size(source, config.data)
-    first, second, *_ = ViewMaker(config.views, size, config.seed)(images, [(0, index) for index in used])
+    first, second, *local = ViewMaker(config.views, size, config.seed)(images, [(0, index) for index in used])
+    rows = [
+        _row("image", "as it is in the data", images, bar=True),
+        _row("view 1", "a random view of it", first),
+        _row("view 2", "another one", second),
+    ]
+    try:
+        mix_size = run.mix_size
+    except UserError as error:
+        return [*rows, _text("mixed views", str(error))]
+    colours = torch.tensor(OWNERS, dtype=torch.uint8)[: len(images), :, None, None]
+    own = config.method.num_mix
+    for num_mix in sorted({own, *SHOWN_MIXES} - {1}):
+        rows += _mixed(run, first, colours, num_mix, mix_size, view=0, title=f"view 1, M = {num_mix}")
+    for number, crops in enumerate(local[:NUM_LOCAL_CROPS]):
+        side = max(24, TILE * crops.shape[-1] // max(size))
+        rows.append(_row(f"local crop {number + 1}", f"{crops.shape[-1]} px, {len(local)} of each image", crops, side))
+        if number == 0 and own > 1:
+            rows += _mixed(run, crops, colours, own, mix_size, view=2, title="local crop 1, mixed", side=side)
+    return rows
 
-    spec = resolve_spec(config.model, size, source.channels, source.mean, source.std)
-    mix_size = config.method.mix_size or spec.patch_size
-    # The plans of the run's first step.
-    plans = [draw_plan(size, config.method.num_mix, mix_size, seed=config.seed, step=1, view=view) for view in (0, 1)]
-    colours = torch.tensor(OWNERS, dtype=torch.uint8)[: len(images), :, None, None].expand(-1, -1, *size)
+
+def _mixed(
+    run: RunFiles,
+    views: Tensor,
+    colours: Tensor,
+    num_mix: int,
+    mix_size: int,
+    *,
+    view: int,
+    title: str,
+    side: int = TILE,
+) -> list[Row]:
+    """The views mixed by the plan of the run's first step, and the owner of every patch."""
+    from patchmix.randomness import draw_plan
+
+    height, width = views.shape[-2:]
+    num_patches = (height // mix_size) * (width // mix_size)
+    if num_mix > num_patches:
+        return [_text(title, f"{num_mix} images do not go into a view of {num_patches} mixing patches")]
+    plan = draw_plan((height, width), num_mix, mix_size, seed=run.config.seed, step=1, view=view)
+    owners = plan.mix(colours.expand(-1, -1, height, width))
+    own = num_mix == run.config.method.num_mix
+    note = f"patches of {num_mix} images, each in its place"
     return [
-        _row("image", "as it is in the data", [_tile(image) for image in images], bar=True),
-        _row("view 1", "a random view of it", [_tile(view) for view in first]),
-        _row("view 2", "another one", [_tile(view) for view in second]),
-        _row(
-            "view 1, mixed",
-            "patches of several images, each in its place",
-            [_tile(v) for v in plans[0].mix(first)],
-        ),
-        _row("whose patch", "the colour under the image above", [_tile(v) for v in plans[0].mix(colours)]),
-        _row("view 2, mixed", "with other patches", [_tile(view) for view in plans[1].mix(second)]),
+        _row(title, note, plan.mix(views), side, own=own, mixed=True),
+        _row("whose patch", "the colour under the image above", owners, side, mixed=True, flat=True),
     ]
 
 
-def _row(title: str, note: str, tiles: list[Image.Image], *, bar: bool = False) -> dict[str, str]:
-    height = TILE + (10 if bar else 0)
-    strip = Image.new("RGBA", (len(tiles) * (TILE + GAP) - GAP, height))
-    for position, tile in enumerate(tiles):
+def _row(
+    title: str,
+    note: str,
+    images: Sequence[Tensor] | Tensor,
+    side: int = TILE,
+    *,
+    bar: bool = False,
+    own: bool = False,
+    mixed: bool = False,
+    flat: bool = False,
+) -> Row:
+    strip = Image.new("RGBA", (len(images) * (TILE + GAP) - GAP, side + (10 if bar else 0)))
+    for position, image in enumerate(images):
+        picture = tile(image, side, flat=flat)
         left = position * (TILE + GAP)
-        strip.paste(tile, (left + (TILE - tile.width) // 2, (TILE - tile.height) // 2))
+        strip.paste(picture, (left + (TILE - picture.width) // 2, (side - picture.height) // 2))
         if bar:
-            strip.paste((*OWNERS[position], 255), (left, TILE + 4, left + TILE, TILE + 10))
+            strip.paste((*OWNERS[position], 255), (left, side + 4, left + TILE, side + 10))
     return {
         "title": title,
         "note": note,
-        "alt": f"{title} of {len(tiles)} training images: {note}",
-        "source": _data_uri(strip),
+        "own": own,
+        "mixed": mixed,
+        "count": len(images),
+        "alt": f"{title} of {len(images)} training images: {note}",
+        "source": data_uri(strip, lossless=flat or is_enlarged(images[0], side)),
+        "width": strip.width,
     }
 
 
-def _picture(image: Tensor) -> Image.Image:
-    pixels = image.permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels).convert("RGB")
-
-
-def _tile(image: Tensor) -> Image.Image:
-    picture = _picture(image)
-    factor = TILE // max(picture.size)
-    if factor >= 1:
-        return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
-    scale = TILE / max(picture.size)
-    size = (max(1, round(picture.width * scale)), max(1, round(picture.height * scale)))
-    return picture.resize(size, Image.Resampling.LANCZOS)
-
-
-def _data_uri(picture: Image.Image) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+def _text(title: str, problem: str) -> Row:
+    """A row that says why there is no picture."""
+    return {"title": title, "note": problem, "own": False, "mixed": False, "count": 0, "source": None}

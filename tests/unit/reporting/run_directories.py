@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from patchmix.config import Config, DataConfig, MethodConfig, ModelConfig, OptimConfig, ViewsConfig
 from patchmix.recipes import dump
@@ -13,12 +13,12 @@ from patchmix.recipes import dump
 BATCH, STEPS_PER_EPOCH = 64, 5
 
 
-def config(root: str | None, **method: Any) -> Config:
+def config(root: str | None, *, channels: Literal[1, 3] = 1, views: ViewsConfig | None = None, **method: Any) -> Config:
     return Config(
-        data=DataConfig(name="folder", root=root, image_size=28, channels=1),
+        data=DataConfig(name="folder", root=root, image_size=28, channels=channels),
         model=ModelConfig(width=16, depth=1, num_heads=2, patch_size=7, projector_width=32, projection_size=16),
         method=MethodConfig(momentum=None, **method),
-        views=ViewsConfig(kind="digits", global_scale=(0.8, 1.25)),
+        views=views or ViewsConfig(kind="digits", global_scale=(0.8, 1.25)),
         optim=OptimConfig(epochs=4, warmup_epochs=1, batch_size=BATCH),
     )
 
@@ -46,7 +46,9 @@ def write_run(
     return directory
 
 
-def write_knn(directory: Path, run: float, untrained: float, pixels: float, half: float = 1.0) -> None:
+def write_knn(
+    directory: Path, run: float, untrained: float, pixels: float, half: float = 1.0, loaded: str = ""
+) -> None:
     values = {"top1_k20": run, "random_init_top1_k20": untrained, "pixels_top1_k20": pixels}
     result = {
         "command": "knn",
@@ -54,7 +56,7 @@ def write_knn(directory: Path, run: float, untrained: float, pixels: float, half
         "data": {"name": "folder", "num_train": 100, "num_test": 1000},
         "metrics": values,
         "intervals": {name: [value - half, value + half] for name, value in values.items()},
-        "settings": {},
+        "settings": {"loaded": loaded},
     }
     (directory / "results").mkdir(exist_ok=True)
     (directory / "results" / "knn.json").write_text(json.dumps(result))

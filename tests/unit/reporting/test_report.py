@@ -5,16 +5,18 @@ from __future__ import annotations
 import html
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import page, section, words
 from PIL import Image
 from run_directories import config, write_knn, write_run
 
 from patchmix.config import Config
 from patchmix.errors import UserError
-from patchmix.reporting import report
+from patchmix.reporting import measured, report
 
 
 @pytest.fixture(scope="module")
@@ -24,18 +26,6 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> str:
     for number in range(10):
         Image.fromarray(generator.integers(0, 256, (28, 28), dtype=np.uint8)).save(folder / f"{number}.png")
     return str(folder)
-
-
-def page(run: Path) -> str:
-    path = report(run)
-    assert path == run / "report" / "index.html"
-    return path.read_text(encoding="utf-8")
-
-
-def words(text: str) -> str:
-    """What a reader sees: no tags, no style, single spaces."""
-    text = re.sub(r"<(style|svg)\b.*?</\1>", " ", text, flags=re.DOTALL)
-    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
 
 
 def test_a_finished_run_that_learned_is_shown_whole(tmp_path: Path, images: str) -> None:
@@ -49,7 +39,8 @@ def test_a_finished_run_that_learned_is_shown_whole(tmp_path: Path, images: str)
     assert "20 of 20 steps" in shown
     assert f"--optim.epochs {2 * 4}" in shown
     assert "not finished" not in shown
-    assert text.count("data:image/png;base64,") == 6
+    # the images, their two views, and for M = 2 and M = 3 the mixed view and whose patches it has
+    assert text.count("data:image/webp;base64,") == 3 + 2 * 2
     assert text.count("<svg") >= 4 + 3 + 3 + 1
 
 
@@ -94,15 +85,26 @@ def test_hostile_names_are_shown_and_not_obeyed(tmp_path: Path) -> None:
     shown = words(text)
     assert f"photos/{evil}.jpg" in html.unescape(text)
     assert "a<b>&'c" in html.unescape(text)
-    assert "1 file was not readable" in shown
+    assert "1 file could not be read" in shown
 
 
 def test_a_run_without_results_is_told_how_to_get_them(tmp_path: Path, images: str) -> None:
-    shown = words(page(write_run(tmp_path / "my run", config(images))))
-    assert "Not measured on test images yet." in shown
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            shutil.copytree(images, tmp_path / "classes" / split / name)
+    shown = words(page(write_run(tmp_path / "my run", config(str(tmp_path / "classes")))))
+    assert "not measured on test images yet." in shown
     assert "Nothing has been measured on test images yet." in shown
     assert f"patchmix knn --checkpoint '{tmp_path}/my run'" in shown
     assert "patchmix fewshot" in shown
+
+
+def test_a_run_on_images_without_labels_is_told_what_can_be_done(tmp_path: Path, images: str) -> None:
+    run = write_run(tmp_path / "run", config(images))
+    shown = words(page(run))
+    assert "Nothing has been measured: the data has no test images with labels." in shown
+    assert f"patchmix knn --checkpoint {run} --data.name folder --data.root LABELLED" in shown
+    assert "patchmix fewshot" not in shown
 
 
 def test_an_unfinished_run_says_how_far_it_is_and_how_to_go_on(tmp_path: Path, images: str) -> None:
@@ -160,13 +162,6 @@ def test_a_loss_that_is_not_finite_is_called_so(tmp_path: Path, images: str) -> 
     assert "step 13: the loss is not finite" in shown
 
 
-@pytest.mark.parametrize("num_mix", [1, 3])
-def test_any_number_of_mixed_images_is_drawn(tmp_path: Path, images: str, num_mix: int) -> None:
-    shown = words(page(write_run(tmp_path / "demo", config(images, num_mix=num_mix))))
-    assert ("did not mix" in shown) == (num_mix == 1)
-    assert ("the next 2" in shown) == (num_mix == 3)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -208,3 +203,15 @@ def test_the_console_is_told_where_the_page_lies(
 
 def test_defaults_make_a_page_too(tmp_path: Path) -> None:
     assert "No picture of views" in words(page(write_run(tmp_path / "demo", Config())))
+
+
+def test_a_run_that_went_on_after_it_was_measured_is_told_to_measure_again(tmp_path: Path, images: str) -> None:
+    run = write_run(tmp_path / "demo", config(images))
+    for step, says in ((12, True), (20, False)):
+        write_knn(run, 97.0, 60.0, 94.0, loaded=f"encoder of a/step.safetensors, step {step}: 40 of 40 tensors")
+        assert ("Measured at step 12; the run has gone on since" in words(section(measured.section, run))) == says
+
+
+def test_names_that_are_no_text_in_any_encoding_do_not_stop_the_page(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "demo", config("/nowhere/\udcff"))
+    assert "/nowhere/?" in words(page(run))
