@@ -42,7 +42,7 @@ demo: setup  ## pre-train on 5,000 digits, measure, write a report (about 5 minu
 		'  checkpoints/        patchmix.load_encoder("$(DEMO)") gives a timm ViT' \
 		'  metrics.jsonl       every step; curves: $(BIN)/tensorboard --logdir $(DEMO)'
 	@printf '\n%s\n' 'Try next:' \
-		'  $(BIN)/patchmix pretrain --recipe folder --data.root YOUR_IMAGES --output runs/mine' \
+		'  $(BIN)/patchmix pretrain --data.root YOUR_IMAGES' \
 		'  $(BIN)/patchmix pretrain --recipe demo --output runs/unmixed --method.num_mix 1' \
 		'  $(BIN)/patchmix recipes'
 
