@@ -1,7 +1,7 @@
 """How long a training step takes by how threads wait for each other, alone and beside other work.
 
-Prints a table. Each cell is a process of its own that takes steps of recipe `demo`'s model; the settings take turns,
-several rounds of them. GOMP_SPINCOUNT is how often a thread of GNU OpenMP (torch's on Linux) looks again before
+Prints a table. Each cell is a process of its own that takes steps of recipe `cifar10-cpu`'s model; the settings take
+turns, several rounds of them. GOMP_SPINCOUNT is how often a thread of GNU OpenMP (torch's on Linux) looks again before
 it lets the core go. Command: python benchmarks/waiting.py (nothing else should run)
 """
 
@@ -21,7 +21,7 @@ SETTINGS = {
     f"{SPINS} spins (ours)": {"GOMP_SPINCOUNT": SPINS},
     "no spins": {"GOMP_SPINCOUNT": "0"},
 }
-ROUNDS = 5
+ROUNDS = 2
 STEPS = """
 import statistics, sys, time
 import torch
@@ -30,22 +30,22 @@ from patchmix.method import build_model
 from patchmix.models.encoders import resolve_spec
 from patchmix.randomness import draw_plan
 torch.set_num_threads(int(sys.argv[1]))
-config = recipes.resolve("demo")
-model = build_model(config, resolve_spec(config.model, (28, 28), 1, (0.5,), (0.5,)))
-views = torch.rand(2, config.optim.batch_size, 1, 28, 28)
-plans = [draw_plan((28, 28), 2, 7, seed=0, step=1, view=view) for view in (0, 1)]
+config = recipes.resolve("cifar10-cpu")
+model = build_model(config, resolve_spec(config.model, (32, 32), 3, (0.5,) * 3, (0.5,) * 3))
+views = torch.rand(2, config.optim.batch_size, 3, 32, 32)
+plans = [draw_plan((32, 32), 2, 4, seed=0, step=1, view=view) for view in (0, 1)]
 times = []
-for _ in range(25):
+for _ in range(9):
     start = time.perf_counter()
     model(tuple(views), tuple(plans), 0.2).total.backward()
     times.append(time.perf_counter() - start)
-print(statistics.median(times[5:]))
+print(statistics.median(times[2:]))
 """
 BUSY = "while True: pass"
 
 
 def seconds(threads: int, setting: dict[str, str]) -> float:
-    """Median of 20 steps in a process of their own."""
+    """Median of 7 steps in a process of their own."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
     call = [sys.executable, "-c", STEPS, str(threads)]
     done = subprocess.run(call, env=environment | setting, capture_output=True, text=True, check=True)
@@ -67,9 +67,9 @@ def busy(count: int) -> Iterator[None]:
 def lines() -> Iterator[str]:
     """This benchmark's section of results.md, as it is measured."""
     cores = usable_cores()
-    yield "## How threads wait for each other: a step of the demo's model"
+    yield "## How threads wait for each other: a step of recipe `cifar10-cpu`"
     yield ""
-    yield f"`python benchmarks/waiting.py`; ms, median of {ROUNDS} processes (lowest–highest), settings taking turns."
+    yield f"`python benchmarks/waiting.py`; ms, mean of {ROUNDS} processes (lowest–highest), settings taking turns."
     yield ""
     yield "| threads | other busy processes | " + " | ".join(SETTINGS) + " |"
     yield "|---" * (2 + len(SETTINGS)) + "|"
@@ -77,7 +77,7 @@ def lines() -> Iterator[str]:
         with busy(others):
             rounds = [[seconds(threads, setting) for setting in SETTINGS.values()] for _ in range(ROUNDS)]
         cells = [
-            f"{1000 * statistics.median(times):.0f} ({1000 * min(times):.0f}–{1000 * max(times):.0f})"
+            f"{1000 * statistics.fmean(times):.0f} ({1000 * min(times):.0f}–{1000 * max(times):.0f})"
             for times in zip(*rounds, strict=True)
         ]
         yield f"| {threads} | {others} | " + " | ".join(cells) + " |"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import class_token
 import mixing_share
+import waiting
 from patchmix.environment import environment
 from patchmix.files import write_text
 
@@ -23,7 +24,7 @@ def lines() -> Iterator[str]:
         f"`make bench` on {hardware['cpu']}, {hardware['usable_cores']} usable cores, {hardware['threads']} threads, "
         f"{hardware['memory_gib']} GiB; Python {found['python']}, torch {packages['torch']}, timm {packages['timm']}."
     )
-    for benchmark in (mixing_share, class_token):
+    for benchmark in (mixing_share, class_token, waiting):
         yield ""
         yield from benchmark.lines()
 

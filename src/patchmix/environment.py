@@ -17,7 +17,7 @@ from patchmix.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-SPINS = "3000"  # looks of a waiting thread before it lets its core go (decision 0020)
+SPINS = "1000"  # looks of a waiting thread before it lets its core go (decision 0020)
 RECORDED_PACKAGES = (
     "patchmix",
     "torch",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import pytest
 import torch
 
 from patchmix import environment as module
-from patchmix.environment import environment, resolve_device, resolve_precision, set_threads, usable_cores
+from patchmix.environment import (
+    SPINS,
+    environment,
+    limit_spinning,
+    resolve_device,
+    resolve_precision,
+    set_threads,
+    usable_cores,
+)
 from patchmix.errors import UserError
 
 
@@ -67,3 +76,17 @@ def test_fp16_is_never_chosen_by_itself() -> None:
     assert resolve_precision("auto", torch.device("cpu")) == "32-true"
     assert resolve_precision("auto", torch.device("cuda")) == "bf16-mixed"
     assert resolve_precision("16-mixed", torch.device("cuda")) == "16-mixed"
+
+
+def test_waiting_threads_let_go_soon_unless_the_user_says_otherwise(monkeypatch) -> None:
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == SPINS
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    limit_spinning()
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    limit_spinning()
+    assert "GOMP_SPINCOUNT" not in os.environ
