@@ -165,7 +165,7 @@ def choose(sample: ImageSample, machine: Machine, given: Mapping[str, Any]) -> C
     low, high = round(sample.shorter_sides.low), round(sample.shorter_sides.high)
     looked = "" if tried == sample.num_images else f" ({tried:,} looked at)"
     subject = (
-        f"{sample.num_images:,} images{looked}, shorter side {low if low == high else f'{low} to {high}'} px, "
+        f"{sample.num_images:,} images{looked}, shorter side {low if low == high else f'mostly {low} to {high}'} px, "
         f"{'grey' if sample.grey else 'colour'}; {machine.text}"
     )
     return Choices(subject, tuple(found))
