@@ -26,6 +26,7 @@ GRIDS = {"cpu": 8, "cuda": 14}  # patches a side: cifar10-cpu's, ViT-S/16's at 2
 SIZES = {"cpu": ((48, 32), (math.inf, 64)), "cuda": ((48, 32), (96, 64), (160, 128), (math.inf, 224))}
 CIFAR, IMAGENET = (50_000, 800), (1_281_167, 300)  # images and epochs of the paper
 MEMORY_SHARE = 0.6  # of a GPU's, for what a step keeps; the rest for weights, heads, views and kernels
+FEWEST_MEASURED = 16  # fewer decoded images say little about mean and deviation
 FEW_IMAGES = 10_000  # below, the smallest published model is large enough
 
 # method.md, "Pre-training recipes": lr per 256, weight decay, momentum.
@@ -152,8 +153,10 @@ def choose(sample: ImageSample, machine: Machine, given: Mapping[str, Any]) -> C
         given: {'section.key': value} of what the user gave; it is kept, and never among the choices.
 
     Raises:
-        UserError: a given image size that no patch size fits.
+        UserError: a single image; a given image size that no patch size fits.
     """
+    if sample.num_images < 2:
+        raise UserError("there is 1 image: pre-training compares images and needs at least two")
     found: list[Choice] = []
     for rule in (_pixels, _image_size, _model, _patch, _batch, _length, _watching):
         settled = {option: value for each in found for option, value in each.options.items()} | dict(given)
@@ -181,7 +184,9 @@ def _pixels(sample: ImageSample, machine: Machine, settled: Mapping[str, Any]) -
     mean, std = tuple(round(m, 3) for m in sample.mean), tuple(round(s, 3) for s in sample.std)
     usual_mean, usual_std = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (GREY_PHOTO_MEAN, GREY_PHOTO_STD)
     near = all(abs(m - usual) < 0.1 for m, usual in zip(mean, usual_mean, strict=True))
-    near = near and all(2 / 3 < s / usual < 3 / 2 for s, usual in zip(std, usual_std, strict=True))
+    near = sample.num_decoded < FEWEST_MEASURED or (
+        near and all(2 / 3 < s / usual < 3 / 2 for s, usual in zip(std, usual_std, strict=True))
+    )
     options: dict[str, Any] = {"data.channels": 1} if sample.grey else {}
     why = "no image looked at has colour" if sample.grey else ""
     if not near and min(std) > 0:
@@ -211,7 +216,7 @@ def _model(sample: ImageSample, machine: Machine, settled: Mapping[str, Any]) ->
             key: value for key, value in SMALL.items() if key != "model.num_heads" or "model.width" not in settled
         }
         return Choice(
-            "a ViT of width 64, depth 3", "no GPU: recipe cifar10-cpu's, which trains in half an hour", options
+            "a ViT of width 64, depth 3", "no GPU: the model and the optimisation of recipe cifar10-cpu", options
         )
     if name is None:
         few = sample.num_images < FEW_IMAGES

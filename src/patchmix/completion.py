@@ -33,6 +33,10 @@ def completion_script(commands: Mapping[str, Command], shell: str) -> str:
             option = options.get(action.dest)
             if option is not None:
                 _describe(action, option)
+            elif action.dest == "show":
+                action.choices = ["show", *(each.name for each in recipes.list_recipes())]
+            elif action.dest == "shell":
+                action.choices = list(SHELLS)
             elif not action.option_strings:
                 action.complete = shtab.DIRECTORY  # type: ignore[attr-defined]  # shtab's own attribute
     return str(shtab.complete(parser, shell))

@@ -76,9 +76,19 @@ def parse(commands: Mapping[str, Command], argv: Sequence[str]) -> tuple[str | N
         given = command_line(commands).parse_args(argv, defaults=False).get(name)
     except _Mistake as mistake:
         message = str(mistake).removeprefix("argument ").replace(f"{name}.", "")
+        if message.startswith("unrecognized arguments: "):
+            message += _meant(options, message.split()[2])
         raise UserError(f"{name}: {message} (see patchmix {name} --help)") from None
     flat = {key: _text(options.get(key), value) for key, value in given.as_flat().__dict__.items()}
     return name, flat | {each.name: coerce(each, flat[each.name]) for each in extras if each.name in flat}
+
+
+def _meant(options: Mapping[str, Option], word: str) -> str:
+    """The option that a bare word was probably given for."""
+    for name in ("checkpoint", "data.root"):
+        if name in options:
+            return f"; did you mean --{name} {word}?"
+    return ""
 
 
 def _text(option: Option | None, value: Any) -> Any:
@@ -112,7 +122,8 @@ def command_line(commands: Mapping[str, Command]) -> _Parser:
         prog="patchmix",
         usage="patchmix COMMAND [options]",
         description="Pre-train Vision Transformers without labels by PatchMix; measure what they learned.",
-        epilog="Begin with: patchmix pretrain --recipe demo\nMore about a command: patchmix COMMAND --help",
+        epilog="Begin with: patchmix pretrain --recipe demo\nYour own images: patchmix data FOLDER\n"
+        "More about a command: patchmix COMMAND --help",
         version=patchmix.__version__,
         formatter_class=_Formatter,
         allow_abbrev=False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +79,11 @@ def pretrain(
         ) as tracker:
             step = train(job, tracker, interrupted)
         if interrupted.signal is not None:
-            how = f"Go on with: {program()} pretrain --output {path} --resume"
+            how = f"Go on with: {program()} pretrain --output {shlex.quote(str(path))} --resume"
             say(console, f"Stopped by {interrupted.signal.name} after step {step:,}, saved. {how}")
         else:
-            then = f"knn --checkpoint {path}" if job.source.classes else f"report {path}"
+            run = shlex.quote(str(path))
+            then = f"knn --checkpoint {run}" if job.source.classes else f"report {run}"
             say(console, f"Saved step {step:,} in {path}/checkpoints. Next: {program()} {then}")
         return RunResult(path, step, interrupted.exit_code)
 

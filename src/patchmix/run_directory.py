@@ -90,6 +90,8 @@ def open_run_directory(
         names = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
         raise UserError(f"output = {str(path)!r} holds other files ({names}): name a new or empty directory")
     if is_run and not resume and _has_begun(path):
+        with contextlib.suppress(OSError):
+            _lock(path).close()  # raises where a process is training in it
         raise UserError(f"{path} holds a run already: add --resume to go on with it, or name another --output")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -186,7 +188,11 @@ def refuse_other_data(resumed: checkpoint.Checkpoint, encoder: dict[str, Any], d
         keys = [key for key in now if then.get(key) != now[key]]
         if keys:
             differences = ", ".join(f"{what}.{key} {then.get(key)!r} → {now[key]!r}" for key in keys)
-            raise UserError(f"{resumed.path} belongs to another {what}: {differences}")
+            other = "another encoder" if what == "encoder" else "other images"
+            raise UserError(
+                f"{resumed.path} belongs to {other} ({differences}): restore what the run was begun with, or begin a "
+                "new one with another --output"
+            )
 
 
 def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:

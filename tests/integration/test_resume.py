@@ -172,7 +172,7 @@ def test_other_images_under_the_same_options_are_refused(tmp_path: Path) -> None
     pretrain(small_config(output, max_steps=2, **options))
     (photos / "11.png").rename(photos / "renamed.png")
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"belongs to another data: data.fingerprint"):
+    with pytest.raises(UserError, match=r"belongs to other images .data.fingerprint"):
         pretrain(small_config(output, max_steps=4, **options), resume=True)
     assert before == {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
 

@@ -32,6 +32,9 @@ def completed(tmp_path, *words: str) -> list[str]:
         (["pretrain", "--recipe", "demo", "--resume", "--data.name", "cifar100"], ["cifar100"]),
         (["pretrain", "--run.tensorboard", "f"], ["false"]),
         (["knn", "--crop"], ["--crop_ratio"]),
+        (["recipes", "sh"], ["show"]),
+        (["recipes", "show", "dem"], ["demo"]),
+        (["completion", "z"], ["zsh"]),
     ],
 )
 def test_bash_completes_commands_options_and_values(tmp_path, words, expected):

@@ -26,6 +26,8 @@ def judge(run: RunFiles) -> tuple[str, str]:
         if row is None or "" not in row or len(row) < 2:
             continue
         above = {prefix: compare(row[""], row[prefix]) for prefix in OTHERS if prefix in row}
+        if above.get("random_init_", 1) <= 0 and run.last_step < watch.patience(0):
+            return UNKNOWN, f"Too early to say, after {run.last_step:,} steps: not shown to have learned yet."
         return _headline(above)
     if troubles(run):
         return NOT_LEARNED, "Something went wrong in training."

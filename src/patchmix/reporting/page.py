@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -12,7 +13,7 @@ from markupsafe import Markup
 from rich.console import Console
 
 import patchmix
-from patchmix.errors import UserError
+from patchmix.errors import RunError, UserError
 from patchmix.files import replacing
 from patchmix.reporting import curves, facts, measured, neighbours, next_steps, settings, skipped, verdict, views
 from patchmix.reporting.run_files import RunFiles, read_run
@@ -92,4 +93,6 @@ def _write(path: Path, text: str) -> None:
             # replace: names of files need not be text in any encoding.
             temporary.write_text(text, encoding="utf-8", errors="replace")
     except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise RunError(f"the report {path} cannot be written: the disk is full; make room, then again") from error
         raise UserError(f"the report {path} cannot be written: {error.strerror or error}") from error

@@ -28,9 +28,15 @@ from patchmix.reporting.run_files import read_run
     ],
 )
 def test_better_means_intervals_apart(tmp_path: Path, run: float, untrained: float, pixels: float, level: str) -> None:
-    directory = write_run(tmp_path / "demo", config(None))
+    directory = write_run(tmp_path / "demo", config(None), steps=250, loss=3.0)
     write_knn(directory, run, untrained, pixels)
     assert judge(read_run(directory))[0] == level
+
+
+def test_a_run_of_few_steps_is_not_said_to_have_failed(tmp_path: Path) -> None:
+    directory = write_run(tmp_path / "demo", config(None), steps=18)
+    write_knn(directory, 61.0, 60.0, 50.0)
+    assert judge(read_run(directory)) == (UNKNOWN, "Too early to say, after 18 steps: not shown to have learned yet.")
 
 
 def test_without_baselines_or_results_there_is_no_verdict(tmp_path: Path) -> None:
