@@ -75,6 +75,12 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
+def leave() -> None:
+    """End this process's part in the group; its threads would abort the interpreter at times when it ends."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 @contextlib.contextmanager
 def first_speaks() -> Iterator[None]:
     """What goes wrong inside on the first process ends them all and is said once.

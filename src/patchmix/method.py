@@ -202,7 +202,7 @@ class ContrastiveModel(nn.Module):
         mixed = {"mixed1": plans[0], "mixed2": plans[1]}
         if local_plans:
             mixed["mixed_locals"] = local_plans[0]
-            if len({plan.group_sizes for plan in local_plans}) > 1:
+            if self.exact_targets and len({plan.group_sizes for plan in local_plans}) > 1:
                 raise ValueError("all local crops are mixed in equally many patches")
         own: dict[str, tuple[int, ...]] = dict.fromkeys(("view1", "view2", "locals"), (1,))
         return own | {

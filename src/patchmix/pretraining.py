@@ -85,6 +85,7 @@ def pretrain(
             run = shlex.quote(str(path))
             then = f"knn --checkpoint {run}" if job.source.classes else f"report {run}"
             say(console, f"Saved step {step:,} in {path}/checkpoints. Next: {program()} {then}")
+        distributed.leave()
         return RunResult(path, step, interrupted.exit_code)
 
 

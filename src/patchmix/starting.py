@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from patchmix import recipes
-from patchmix.choices import Choices, Machine, choose
+from patchmix.choices import Choices, Machine
+from patchmix.choosing import choose
 from patchmix.config import Config
 
 CHOOSING_RECIPE = "folder"
@@ -32,7 +33,8 @@ def start(
 ) -> Start:
     """Put a run's config together, as `recipes.resolve` does; recipe `folder` looks at the images to choose by.
 
-    A data.root alone means recipe `folder`, and runs/NAME of that folder where no output is given.
+    A data.root alone, or with a config file that names neither model nor batch, means recipe `folder`; where no output
+    is given, runs/NAME of the folder or the file.
 
     Raises:
         UserError: what `resolve` refuses; no images, or none of those looked at can be read.
@@ -40,7 +42,8 @@ def start(
     given = recipes.given_options(config_file, overrides)
     if recipe is None and _is_folder_alone(config_file, given, resume):
         recipe = CHOOSING_RECIPE
-        overrides = {"output": f"runs/{_name_of(given['data.root'])}", **overrides}
+        name = Path(config_file).stem if config_file is not None else _name_of(given["data.root"])
+        overrides = {"output": given.get("output") or f"runs/{name}", **overrides}
     config = recipes.resolve(recipe, config_file, overrides, resume=resume)
     if resume or recipe != CHOOSING_RECIPE:
         return Start(config, recipe)
@@ -61,7 +64,8 @@ def choose_for(config: Config, given: Mapping[str, Any]) -> Choices:
 
 
 def _is_folder_alone(config_file: str | Path | None, given: Mapping[str, Any], resume: bool) -> bool:
-    named = config_file is not None or (resume and given.get("output") is not None)
+    settled = config_file is not None and any(name.startswith(("model.", "optim.batch_size")) for name in given)
+    named = settled or (resume and given.get("output") is not None)
     return not named and given.get("data.root") is not None and given.get("data.name", "folder") == "folder"
 
 

@@ -89,7 +89,42 @@ def test_one_image_is_refused_and_two_are_enough(tmp_path, shared_data):
     shutil.copy(tmp_path / "broken-images" / "good_0.jpg", tmp_path / "photos" / "0.jpg")
     done = run(tmp_path, **{"data.root": "photos"}, **QUICK)
     assert done.returncode == 2
-    assert "has 1 image" in done.stderr
+    assert "there is 1 image" in done.stderr
     shutil.copy(tmp_path / "broken-images" / "good_0.jpg", tmp_path / "photos" / "1.jpg")
     done = run(tmp_path, **{"data.root": "photos"}, **QUICK)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_config_file_beside_a_folder_does_not_end_the_choosing(photos):
+    file = photos.parent / "mine.yaml"
+    file.write_text("method: {num_mix: 3}\n", encoding="utf-8")
+    done = run(photos.parent, "--config", "mine.yaml", "--print_config", **{"data.root": "photos", "run.device": "cpu"})
+    config = yaml.safe_load(done.stdout)
+    assert (config["optim"]["batch_size"], config["method"]["num_mix"]) == (32, 3)
+    assert config["output"] == "runs/mine"
+
+
+@pytest.mark.slow
+def test_two_processes_choose_alike(photos):
+    options = {"data.root": "photos", "output": "runs/two", "run.num_devices": 2}
+    done = run(photos.parent, **options, **QUICK)
+    assert done.returncode == 0, done.stderr
+    assert "32 images a step, 16 in each process (optim.batch_size)" in done.stdout
+    assert done.stdout.count("Chosen for them") == 1
+
+
+def test_a_report_of_a_run_whose_data_is_gone_fetches_nothing(tmp_path, photos):
+    (tmp_path / "cifar" / "train").mkdir(parents=True)
+    shutil.copytree(photos / "cifar10" / "train" / "cat", tmp_path / "cifar" / "train" / "cat")
+    small = {"data.limit": "null", "optim.batch_size": 16, "max_steps": 1, "run.eval_every_epochs": 0}
+    begun = run(tmp_path, "--recipe", "cifar10-cpu", "--output", "one", **{"data.root": "cifar"}, **QUICK | small)
+    assert begun.returncode == 0, begun.stderr
+    shutil.rmtree(tmp_path / "cifar")
+    done = subprocess.run(
+        command("report", "one"), cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "cifar10 is not in cifar any more" in (tmp_path / "one" / "report" / "index.html").read_text(
+        encoding="utf-8"
+    )
+    assert not (tmp_path / "cifar").exists()

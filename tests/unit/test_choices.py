@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from patchmix import recipes
-from patchmix.choices import CIFAR, COLUMNS, IMAGENET, SMALL, Choices, Machine, choose, image_bytes
+from patchmix.choices import Choices, Machine
+from patchmix.choosing import CIFAR, COLUMNS, IMAGENET, LARGEST_BATCH, SMALL, choose, image_bytes
 from patchmix.data.sample import ImageSample, Spread
 from patchmix.errors import UserError
 
@@ -99,6 +100,29 @@ def test_a_small_gpu_gets_a_smaller_batch_by_the_estimate():
     assert values["optim.batch_size"] * image_bytes(values) <= 0.6 * small.gpu_memory
 
 
+@pytest.mark.parametrize("processes", [2, 4, 8])
+@pytest.mark.parametrize("machine", [TWO_CORES, ONE_GPU])
+def test_the_largest_batch_is_that_of_all_processes(processes, machine):
+    several = dataclasses.replace(machine, num_gpus=processes, num_processes=processes)
+    assert chosen(photos(100_000), several)["optim.batch_size"] == LARGEST_BATCH[machine.device]
+
+
+def test_local_crops_and_other_models_count_in_the_estimate():
+    plain = {"model.name": "vit_small", "data.image_size": 224, "model.patch_size": 16}
+    crops = image_bytes(plain | {"views.num_local_crops": 8, "views.local_size": 96})
+    assert crops / image_bytes(plain) == pytest.approx((197 + 8 * 37) / 197)
+    eighth = image_bytes({"model.name": "vit_small_patch8_224", "data.image_size": 224})
+    assert eighth / image_bytes(plain) == pytest.approx(785 / 197)
+
+
+def test_null_is_a_value_and_the_view_follows_a_given_patch():
+    assert chosen(photos(), TWO_CORES, data__image_size=None)["model.patch_size"] == 28  # 8 x 8 of the default's 224 px
+    assert chosen(photos(), TWO_CORES, model__patch_size=14)["data.image_size"] == 70
+    assert chosen(photos(side=29), TWO_CORES, model__name="vit_tiny_patch16_224")["data.image_size"] == 64
+    given = {"data__image_size": 37, "model__patch_size": 37}
+    assert "model.patch_size" not in chosen(photos(), TWO_CORES, **given)
+
+
 def test_what_is_given_is_kept_and_the_rest_follows_it():
     base = chosen(photos(), TWO_CORES, model__name="vit_base")
     assert base["optim.lr"] == COLUMNS["vit_base"]["optim.lr"]
@@ -125,6 +149,9 @@ def test_grey_images_get_one_channel_with_their_own_statistics():
     values = chosen(xrays, TWO_CORES)
     assert (values["data.channels"], values["data.mean"], values["data.std"]) == (1, (0.2,), (0.1,))
     assert "data.mean" not in chosen(xrays, TWO_CORES, data__channels=3)
+    own = chosen(xrays, TWO_CORES, data__mean=(0.4,), data__std=(0.2,))
+    assert own["data.channels"] == 1
+    assert "data.channels" not in chosen(xrays, TWO_CORES, data__mean=(0.4,) * 3, data__std=(0.2,) * 3)
     assert "data.mean" not in chosen(photos(grey=True, mean=(0.45,), std=(0.22,)), TWO_CORES)
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from patchmix import distributed
 from patchmix.config import DataConfig
 from patchmix.data.folder import FolderSource, subfolder_names
-from patchmix.data.imagenette import imagenette_folder
+from patchmix.data.imagenette import found_imagenette, imagenette_folder
 from patchmix.data.images import UnreadableImage
 from patchmix.data.sources import ArraySource, ImageSource, Subset, limited, read_or_next
 from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD
@@ -65,6 +65,14 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
     else:
         source = _tree(data, split)
     return limited(source, data.limit) if split == "train" else source
+
+
+def would_download(data: DataConfig) -> bool:
+    """Whether opening this data set would fetch it, because it is not where the config says."""
+    root = Path(data.root or DOWNLOADS).expanduser()
+    if data.name in _CIFAR_FOLDER:
+        return not (_is_cifar_tree(data) or (root / _CIFAR_FOLDER[data.name]).is_dir())
+    return data.name == "imagenette" and found_imagenette(root) is None
 
 
 def has_split(data: DataConfig, split: Split) -> bool:
@@ -262,4 +270,5 @@ __all__ = [
     "read_or_next",
     "split_folders",
     "view_size",
+    "would_download",
 ]

@@ -21,11 +21,11 @@ def imagenette_folder(root: Path) -> Path:
     Raises:
         UserError: it cannot be downloaded, or what is there is incomplete.
     """
-    if distributed.from_first(_found(root)) is None:
+    if distributed.from_first(found_imagenette(root)) is None:
         with distributed.first_speaks():
             if distributed.rank() == 0:
                 _download(root)
-    folder = _found(root) or root / FOLDER
+    folder = found_imagenette(root) or root / FOLDER
     absent = [name for name in ("train", "val") if not (folder / name).is_dir()]
     if absent:
         raise UserError(
@@ -35,7 +35,8 @@ def imagenette_folder(root: Path) -> Path:
     return folder
 
 
-def _found(root: Path) -> Path | None:
+def found_imagenette(root: Path) -> Path | None:
+    """The folder that holds it; None where there is none."""
     if (root / FOLDER).is_dir():
         return root / FOLDER
     return root if (root / "train").is_dir() else None

@@ -18,7 +18,7 @@ from patchmix.data.duplicates import find_duplicates
 from patchmix.data.folder import no_images
 from patchmix.data.images import ImageHeader, UnreadableImage
 from patchmix.data.listing import Listing, list_images
-from patchmix.data.sample import ImageSample, evenly_spaced, sample_images, try_header, try_moments
+from patchmix.data.sample import evenly_spaced, try_header, try_moments
 from patchmix.data.statistics import PixelMoments, PixelStatistics, pixel_statistics
 from patchmix.data.threads import Track, decoding_threads, in_threads, untracked
 from patchmix.errors import UserError
@@ -183,6 +183,3 @@ def _split_survey(folder: Path, listing: Listing) -> SplitSurvey:
 
 def _sides(pixels: npt.NDArray[np.int64]) -> Sides | None:
     return Sides(int(pixels.min()), int(np.median(pixels)), int(pixels.max())) if len(pixels) else None
-
-
-__all__ = ["ImageSample", "Sides", "SplitSurvey", "Survey", "sample_images", "survey_folder"]

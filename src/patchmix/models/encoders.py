@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import Any
 
 import timm
 import torch
@@ -33,11 +34,26 @@ def resolve_spec(
         near = timm.list_models(f"*{config.name}*")[:3] or difflib.get_close_matches(config.name, timm.list_models())
         hint = f"; do you mean {', '.join(near)}?" if near else ""
         raise UserError(f"model.name = {config.name!r} is none of {', '.join(PUBLISHED_SIZES)} and no timm model{hint}")
-    with torch.device("meta"):  # without memory for weights
-        outline: nn.Module = timm.create_model(config.name, pretrained=False, num_classes=0)
+    outline = _outline(config.name)
     if is_plain_vit(outline):
         return vit_spec(config, outline, image_size, channels, mean, std)
     return backbone_spec(config, image_size, channels, mean, std)
+
+
+def own_sizes(name: str) -> tuple[int | None, int | None, int | None]:
+    """Width, depth and patch of a plain ViT of timm's; None where it is another network, or no model at all."""
+    if not timm.is_model(name):
+        return None, None, None
+    outline = _outline(name)
+    if not is_plain_vit(outline):
+        return None, None, None
+    return outline.embed_dim, len(outline.blocks), outline.patch_embed.patch_size[0]
+
+
+def _outline(name: str) -> Any:
+    """timm's model without memory for weights."""
+    with torch.device("meta"):
+        return timm.create_model(name, pretrained=False, num_classes=0)
 
 
 def create_encoder(spec: EncoderSpec, drop_path: float = 0.0, position_std: float | None = None) -> nn.Module:

@@ -67,8 +67,11 @@ class RunFiles:
     @functools.cached_property
     def training_images(self) -> ImageSource:
         """The images that it was trained on, opened once. UserError or OSError where they cannot be opened now."""
-        from patchmix.data.datasets import open_dataset
+        from patchmix.data.datasets import open_dataset, would_download
 
+        data = self.config.data
+        if would_download(data):  # a page is no reason to fetch gigabytes
+            raise UserError(f"{data.name} is not in {data.root or 'data'} any more")
         return open_dataset(self.config.data, "train")
 
     @functools.cached_property
