@@ -75,9 +75,12 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     return total / world_size()
 
 
-def leave() -> None:
-    """End this process's part in the group; its threads would abort the interpreter at times when it ends."""
-    if dist.is_available() and dist.is_initialized():
+def leave(failed: bool = False) -> None:
+    """End this process's part in the group; its threads would abort the interpreter at times when it ends.
+
+    failed: an error ends the process. NCCL's group is left alone then, since ending it may wait for the others.
+    """
+    if dist.is_available() and dist.is_initialized() and (not failed or dist.get_backend() == "gloo"):
         dist.destroy_process_group()
 
 

@@ -56,6 +56,7 @@ def pretrain(
         RunError: a run that could not go on: non-finite loss, out of memory, disk full.
     """
     with interruption() as interrupted, memory_advice(config), contextlib.ExitStack() as stack:
+        stack.push(lambda error, *_: distributed.leave(failed=error is not None))
         job = prepare(config, resume, recipe, choices, stack)
         console = console if console is not None and job.main else Console(quiet=not job.main)
         for line in (*job.directory.messages, *([choices.text] if choices else [])):
@@ -85,7 +86,6 @@ def pretrain(
             run = shlex.quote(str(path))
             then = f"knn --checkpoint {run}" if job.source.classes else f"report {run}"
             say(console, f"Saved step {step:,} in {path}/checkpoints. Next: {program()} {then}")
-        distributed.leave()
         return RunResult(path, step, interrupted.exit_code)
 
 
