@@ -43,11 +43,13 @@ class Encoder(VisionTransformer):  # type: ignore[misc]  # timm is untyped
         *blocks, last = self.blocks
         hooked = is_hooked(self.blocks, self.norm, *last.modules())
         if self.global_pool != "token" or self.grad_checkpointing or hooked or not is_plain(last):
-            return super().forward(x)  # type: ignore[no-any-return]
+            whole: Tensor = super().forward(x)
+            return whole
         tokens = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         for block in blocks:
             tokens = block(tokens)
-        return self.forward_head(self.norm(class_token_of(last, tokens)))  # type: ignore[no-any-return]
+        features: Tensor = self.forward_head(self.norm(class_token_of(last, tokens)))
+        return features
 
     def _pos_embed(self, x: Tensor) -> Tensor:
         height, width = x.shape[1:3]
@@ -66,7 +68,8 @@ class Encoder(VisionTransformer):  # type: ignore[misc]  # timm is untyped
         x = torch.cat([*tokens, x], dim=1)
         if position is not None and not self.no_embed_class:
             x = x + position
-        return self.pos_drop(x)  # type: ignore[no-any-return]
+        embedded: Tensor = self.pos_drop(x)
+        return embedded
 
 
 def resize_position_embeddings(position: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
