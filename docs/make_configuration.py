@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from patchmix.config import Config, FewshotConfig, KnnConfig
-from patchmix.config.options import Checked, Option, own_options, sections, shown
+from patchmix.cli import EVALUATIONS
+from patchmix.config import Config
+from patchmix.config.options import Option, own_options, sections, shown
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """\
@@ -46,8 +47,7 @@ def page() -> str:
         f"### {name}\n{section.__doc__}\n\n" + table(list(own_options(section).values()))
         for name, section in sections(Config).items()
     ]
-    commands: dict[str, type[Checked]] = {"knn": KnnConfig, "fewshot": FewshotConfig}
-    for name, config in commands.items():
+    for name, (_, config) in EVALUATIONS.items():
         own = list(own_options(config).values()) + list(own_options(sections(config)["run"]).values())
         text = f"{config.__doc__} The options of `data` are those of `pretrain`."
         parts.append(f"## patchmix {name}\n{text}\n\n{table(own)}")

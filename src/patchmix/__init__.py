@@ -1,6 +1,6 @@
 """PatchMix: pre-train Vision Transformers without labels by mixing patches of several images.
 
-The commands as functions (`patchmix.pretrain`, `knn`, `fewshot`, `report`, and `survey` for the command `data`) and
+The commands as functions (`patchmix.pretrain`, `knn`, `probe`, …, and `survey` for the command `data`) and
 `load_encoder`, imported when first used, so that `import patchmix` and the command line's help cost nothing.
 """
 
@@ -9,11 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patchmix.api import fewshot, knn, load_encoder, pretrain, report, survey
+    from patchmix.api import embed, fewshot, finetune, knn, load_encoder, pretrain, probe, report, survey
 
     __version__: str
 
-__all__ = ["__version__", "fewshot", "knn", "load_encoder", "pretrain", "report", "survey"]
+__all__ = [
+    "__version__",
+    "embed",
+    "fewshot",
+    "finetune",
+    "knn",
+    "load_encoder",
+    "pretrain",
+    "probe",
+    "report",
+    "survey",
+]
 
 
 def __getattr__(name: str) -> object:

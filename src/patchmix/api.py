@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchmix import recipes
-from patchmix.config import FewshotConfig, KnnConfig
+from patchmix.config import EmbedConfig, EvalConfig, FewshotConfig, FinetuneConfig, KnnConfig, ProbeConfig
 from patchmix.starting import start
 
 if TYPE_CHECKING:
@@ -47,10 +48,15 @@ def knn(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -
     Options as in `patchmix knn`: `knn("runs/a", k=(20,), data={"name": "cifar10"})`. Data options that are
     not given are the run's. Raises UserError and RunError.
     """
-    config = recipes.resolve_evaluation(KnnConfig, _given(options, checkpoint=checkpoint, output=output))
-    from patchmix.evaluation import knn as module
+    return _evaluate("knn", KnnConfig, checkpoint, output, options)
 
-    return module.knn(config)
+
+def probe(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
+    """Train linear classifiers on frozen features; returns what `results/probe.json` holds.
+
+    Options as in `patchmix probe`: `probe("runs/a", fast=True)`; see `knn`. Raises UserError and RunError.
+    """
+    return _evaluate("probe", ProbeConfig, checkpoint, output, options)
 
 
 def fewshot(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
@@ -58,10 +64,33 @@ def fewshot(checkpoint: StrPath, *, output: StrPath | None = None, **options: An
 
     Options as in `patchmix fewshot`; see `knn`. Raises UserError and RunError.
     """
-    config = recipes.resolve_evaluation(FewshotConfig, _given(options, checkpoint=checkpoint, output=output))
-    from patchmix.evaluation import fewshot as module
+    return _evaluate("fewshot", FewshotConfig, checkpoint, output, options)
 
-    return module.fewshot(config)
+
+def finetune(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
+    """Train the whole network with labels; returns what `results/finetune.json` holds.
+
+    Options as in `patchmix finetune`: `finetune("none", architecture="runs/a")` trains from scratch; see `knn`.
+    Raises UserError and RunError.
+    """
+    return _evaluate("finetune", FinetuneConfig, checkpoint, output, options)
+
+
+def embed(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> Path:
+    """Write features of any images to `embeddings.npz` (or `.parquet`); returns its path.
+
+    Options as in `patchmix embed`: `embed("runs/a", data={"root": "photos"}, output="vectors")`; see `knn`.
+    Raises UserError and RunError.
+    """
+    path: Path = _evaluate("embed", EmbedConfig, checkpoint, output, options)
+    return path
+
+
+def _evaluate(
+    command: str, config: type[EvalConfig], checkpoint: StrPath, output: StrPath | None, options: Mapping[str, Any]
+) -> Any:
+    resolved = recipes.resolve_evaluation(config, _given(options, checkpoint=checkpoint, output=output))
+    return getattr(importlib.import_module(f"patchmix.evaluation.{command}"), command)(resolved)
 
 
 def survey(folder: StrPath, *, images: int = 20_000, decode: int = 2000) -> Survey:

@@ -7,16 +7,26 @@ Exit codes: 0 done, 2 the user can mend it, 1 anything else, 130 stopped by Ctrl
 from __future__ import annotations
 
 import errno
+import importlib
 import os
 import select
 import shlex
 import sys
 import traceback
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
 
 from patchmix import recipes
-from patchmix.config import Config, DataConfig, FewshotConfig, KnnConfig
+from patchmix.config import (
+    Config,
+    DataConfig,
+    EmbedConfig,
+    EvalConfig,
+    FewshotConfig,
+    FinetuneConfig,
+    KnnConfig,
+    ProbeConfig,
+)
 from patchmix.config.options import Option
 from patchmix.environment import limit_spinning, program
 from patchmix.errors import RunError, SaidElsewhereError, UserError
@@ -38,19 +48,22 @@ def _pretrain(given: dict[str, Any]) -> int:
     return int(pretrain(started.config, resume=resume, recipe=started.recipe, choices=started.choices).exit_code)
 
 
-def _knn(given: dict[str, Any]) -> int:
-    config = recipes.resolve_evaluation(KnnConfig, given)
-    from patchmix.evaluation.knn import knn
+def _evaluate(command: str, config: type[EvalConfig]) -> Callable[[dict[str, Any]], int]:
+    """What runs an evaluation: the function of the command's name in the module of that name."""
 
-    knn(config)
-    return 0
+    def run(given: dict[str, Any]) -> int:
+        resolved = recipes.resolve_evaluation(config, given)
+        module = importlib.import_module(f"patchmix.evaluation.{command}")
+        getattr(module, command)(resolved)
+        return 0
+
+    return run
 
 
-def _fewshot(given: dict[str, Any]) -> int:
-    config = recipes.resolve_evaluation(FewshotConfig, given)
-    from patchmix.evaluation.fewshot import fewshot
+def _results(given: dict[str, Any]) -> int:
+    from patchmix.reporting.results_table import results
 
-    fewshot(config)
+    results(given["runs"], given.get("format", "table"))
     return 0
 
 
@@ -105,6 +118,15 @@ def _completion(given: dict[str, Any]) -> int:
     return 0
 
 
+EVALUATION_USAGE = "--checkpoint RUN_OR_FILE [--data.name NAME] [--output DIR] [--section.option VALUE ...]"
+EVALUATIONS: dict[str, tuple[str, type[EvalConfig]]] = {
+    "knn": ("classify by nearest neighbours of frozen features", KnnConfig),
+    "probe": ("train linear classifiers on frozen features", ProbeConfig),
+    "fewshot": ("classify from a few labelled images per class", FewshotConfig),
+    "finetune": ("train the whole network with labels, from a checkpoint or from scratch", FinetuneConfig),
+    "embed": ("write the features of any images to a file", EmbedConfig),
+}
+
 COMMANDS = {
     "pretrain": Command(
         "train an encoder on images, without labels",
@@ -119,17 +141,16 @@ COMMANDS = {
             Option("print_config", bool, False, "print the config that results, and stop"),
         ),
     ),
-    "knn": Command(
-        "classify by nearest neighbours of frozen features",
-        "--checkpoint RUN_OR_FILE [--data.name NAME] [--output DIR] [--section.option VALUE ...]",
-        _knn,
-        KnnConfig,
-    ),
-    "fewshot": Command(
-        "classify from a few labelled images per class",
-        "--checkpoint RUN_OR_FILE [--data.name NAME] [--output DIR] [--section.option VALUE ...]",
-        _fewshot,
-        FewshotConfig,
+    **{
+        name: Command(what, EVALUATION_USAGE, _evaluate(name, config), config)
+        for name, (what, config) in EVALUATIONS.items()
+    },
+    "results": Command(
+        "show all evaluations of some runs beside the published numbers",
+        "RUN [RUN ...] [--format table|markdown|csv|json]",
+        _results,
+        extras=(Option("format", Literal["table", "markdown", "csv", "json"], "table", "how the table is written"),),
+        positional=("runs", "+", "run directories, or folders that an evaluation's --output named"),
     ),
     "report": Command("write a run's report page", "RUN", _report, positional=("run", None, "a run directory")),
     "data": Command(

@@ -193,4 +193,6 @@ def help_text(option: Option) -> str:
     if option.name == "checkpoint":
         return f"{option.help} (required)"
     default = option.default if isinstance(option.default, str) else shown(option.default)
+    if option.is_list and option.choices:
+        default = " ".join(option.default)
     return f"{option.help} (default: {default})"

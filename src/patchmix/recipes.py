@@ -194,8 +194,14 @@ def resolve_evaluation(config: type[Evaluation], overrides: Mapping[str, Any]) -
     checkpoint = flat.get("checkpoint")
     if not checkpoint:
         raise UserError("checkpoint is missing: give --checkpoint RUN, a weights file, or timm:MODEL")
+    scratch = checkpoint == "none" and "architecture" in all_options(config)
+    if scratch:  # data options are then those of the run whose architecture it takes
+        checkpoint = flat.get("architecture")
+        if not checkpoint:
+            raise UserError("architecture is missing: with --checkpoint none give --architecture RUN, or timm:MODEL")
     if not Path(checkpoint).exists() and ":" not in checkpoint:
-        raise UserError(f"there is no checkpoint {checkpoint}: give a run directory, a file, or timm:MODEL")
+        what = "architecture" if scratch else "checkpoint"
+        raise UserError(f"there is no {what} {checkpoint}: give a run directory, a file, or timm:MODEL")
     run = find_run(checkpoint)
     if run is not None:
         layer = _layer(load_file(run / "config.yaml"), Config, str(run / "config.yaml"))

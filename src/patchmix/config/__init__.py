@@ -10,7 +10,15 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from patchmix.config.evaluation import EvalConfig, EvalRunConfig, FewshotConfig, KnnConfig
+from patchmix.config.evaluation import (
+    EmbedConfig,
+    EvalConfig,
+    EvalRunConfig,
+    FewshotConfig,
+    FrozenConfig,
+    KnnConfig,
+    Pool,
+)
 from patchmix.config.options import option, require
 from patchmix.config.training import (
     Config,
@@ -25,21 +33,30 @@ from patchmix.config.training import (
     ViewKind,
     ViewsConfig,
 )
+from patchmix.config.tuning import Augmentation, FinetuneConfig, Pooling, ProbeConfig, TuningConfig
 
 __all__ = [
+    "Augmentation",
     "Config",
     "DataConfig",
     "DataName",
     "Device",
+    "EmbedConfig",
     "EvalConfig",
     "EvalRunConfig",
     "FewshotConfig",
+    "FinetuneConfig",
+    "FrozenConfig",
     "KnnConfig",
     "MethodConfig",
     "ModelConfig",
     "OptimConfig",
+    "Pool",
+    "Pooling",
     "Precision",
+    "ProbeConfig",
     "RunConfig",
+    "TuningConfig",
     "ViewKind",
     "ViewsConfig",
     "option",

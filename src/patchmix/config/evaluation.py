@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from patchmix.config.options import NON_NEGATIVE, POSITIVE, POSITIVES, Accept, Checked, option, require
 from patchmix.config.training import DataConfig, Device, Precision
 
 # ruff: noqa: RUF009  (`option` makes a dataclass field, which the rule does not see)
+
+
+def _are_percentages(values: tuple[float, ...]) -> bool:
+    return all(0 < value <= 100 for value in values)
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,7 @@ class EvalConfig(Checked):
     checkpoint: str = option("", "a run directory, a file of ours, a reference .pth, or timm:MODEL")
     output: str | None = option(None, "where results/ is written (null: the run, or results/ here)")
     num_heads: int | None = option(None, "heads of a reference .pth of an unpublished width", POSITIVE)
-    seed: int = option(0, "seed of the untrained encoder and of random draws", NON_NEGATIVE)
-    baselines: bool = option(True, "measure the untrained encoder and raw pixels too")
+    seed: int = option(0, "seed of all random choices", NON_NEGATIVE)
     crop_ratio: float | None = option(
         None,
         "central crop over the resized shorter side (null: 224/256, or 1 for images of the input size)",
@@ -46,17 +49,69 @@ class EvalConfig(Checked):
 
 
 @dataclass(frozen=True)
-class KnnConfig(EvalConfig):
+class FrozenConfig(EvalConfig):
+    """What evaluations of frozen features have in common."""
+
+    baselines: bool = option(True, "measure the untrained encoder and raw pixels too")
+    cache: str | None = option(
+        None, "folder that keeps frozen features, so that an interrupted or later evaluation reads them (null: none)"
+    )
+
+
+@dataclass(frozen=True)
+class KnnConfig(FrozenConfig):
     """Weighted nearest-neighbour classification of frozen features."""
 
     k: tuple[int, ...] = option((10, 20, 100, 200), "numbers of neighbours, bounded by the training images", POSITIVES)
     temperature: float = option(0.07, "votes are weighted exp(similarity / temperature)", POSITIVE)
     chunk_size: int = option(1024, "test images compared at once; bounds memory", POSITIVE)
+    leave_one_out: bool = option(False, "no test images: classify each training image by the nearest of all the others")
+    recall_at: tuple[int, ...] = option(
+        (1, 5, 10), "retrieval: is an image of the same class among the N nearest?", POSITIVES
+    )
+
+
+FewshotClassifier = Literal["logistic", "knn", "finetune"]
 
 
 @dataclass(frozen=True)
-class FewshotConfig(EvalConfig):
-    """Logistic regression on frozen features of a few labelled images per class."""
+class FewshotConfig(FrozenConfig):
+    """Classification from a few labelled images per class."""
 
-    labels_per_class: int = option(10, "labelled images per class", POSITIVE)
+    labels_per_class: tuple[int, ...] = option((1, 5, 10), "labelled images per class", POSITIVES)
+    percent: tuple[float, ...] = option(
+        (),
+        "also this share of all labels, in per cent, stratified: 1 10",
+        Accept(_are_percentages, "above 0, at most 100"),
+    )
     draws: int = option(5, "random draws of the labelled images", POSITIVE)
+    classifiers: tuple[FewshotClassifier, ...] = option(
+        ("logistic",), "what learns from the labels: logistic (regression on frozen features), knn, finetune"
+    )
+    k: int = option(20, "neighbours of classifier knn, bounded by the labelled images", POSITIVE)
+    finetune_epochs: int = option(
+        100, "epochs of classifier finetune; everything else as `patchmix finetune`", POSITIVE
+    )
+
+
+Pool = Literal["default", "token", "mean", "both"]
+
+
+@dataclass(frozen=True)
+class EmbedConfig(EvalConfig):
+    """Features of any images, in a file."""
+
+    split: Literal["train", "test"] = option("train", "which images; a folder without a folder train is all train")
+    layers: int = option(1, "last blocks whose tokens are concatenated (Vision Transformers)", POSITIVE)
+    pool: Pool = option(
+        "default", "default: what the encoder gives; token: class token; mean: mean of the patch tokens; both"
+    )
+    normalize: bool = option(False, "L2-normalise the vectors")
+    format: Literal["npz", "parquet"] = option(
+        "npz", "npz: embeddings.npz; parquet: embeddings.parquet (needs pyarrow)"
+    )
+    chunk_size: int = option(
+        10_000, "images per chunk: an interrupted command goes on after the last whole one", POSITIVE
+    )
+    resume: bool = option(False, "go on after the chunks that an interrupted command has written")
+    overwrite: bool = option(False, "replace embeddings that are there, finished or not")

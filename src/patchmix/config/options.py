@@ -88,14 +88,15 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values of a Literal type, else ()."""
-        return get_args(self.value_type) if get_origin(self.value_type) is Literal else ()
+        """The values of a Literal type, or of a list of them, else ()."""
+        kind = get_args(self.value_type)[0] if self.is_list else self.value_type
+        return get_args(kind) if get_origin(kind) is Literal else ()
 
     def describe(self) -> str:
         """What is accepted, in words: 'a whole number above 0, or null'."""
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         if self.choices:
-            text = "one of " + ", ".join(map(str, self.choices))
+            text = ("a list of " if self.is_list else "one of ") + ", ".join(map(str, self.choices))
         elif self.is_list:
             parts = get_args(self.value_type)
             many = "whole numbers" if parts[0] is int else "numbers"
@@ -189,6 +190,8 @@ def coerce(each: Option, value: Any) -> Any:
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--value", type=each.type)
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if each.is_list and isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = [value]  # one number is a list of one
     try:
         result = parser.parse_object({"value": value}, defaults=False).value
     except ArgumentError:

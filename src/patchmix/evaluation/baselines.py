@@ -27,7 +27,7 @@ class Subject:
     test: Features
 
 
-def subjects(evaluation: Evaluation, console: Console) -> Iterator[Subject]:
+def subjects(evaluation: Evaluation, console: Console, baselines: bool) -> Iterator[Subject]:
     """The encoder, then (with `baselines`) the untrained encoder and raw pixels, one at a time in memory.
 
     The untrained encoder has the same architecture, initialised as before pre-training; `seed` seeds it.
@@ -42,7 +42,7 @@ def subjects(evaluation: Evaluation, console: Console) -> Iterator[Subject]:
         return Subject(prefix, title, train, test)
 
     yield features("encoder", "", evaluation.loaded.encoder)
-    if evaluation.config.baselines:
+    if baselines:
         untrained = evaluation.loaded.untrained(evaluation.config.seed)
         yield features("untrained encoder", "random_init_", untrained)
         yield pixel_subject(evaluation, console)

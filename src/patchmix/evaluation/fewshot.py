@@ -102,7 +102,7 @@ def fewshot(config: FewshotConfig, console: Console | None = None) -> dict[str, 
     rows = []
     skipped: dict[str, Any] = {}
     unconverged = 0
-    for subject in subjects(evaluation, console):
+    for subject in subjects(evaluation, console, config.baselines):
         skipped = skipped or describe_skipped(subject.train, subject.test, console)
         name = f"{subject.prefix}top1_{number}_per_class"
         draws[name], failures = _accuracies(subject, classes, config)

@@ -114,7 +114,7 @@ def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
     ks = tuple(dict.fromkeys(config.k))
     used: dict[int, int] = {}
     skipped: dict[str, Any] = {}
-    for subject in subjects(evaluation, console):
+    for subject in subjects(evaluation, console, config.baselines):
         skipped = skipped or describe_skipped(subject.train, subject.test, console)
         number = len(subject.train.features)
         used = {k: min(k, number) for k in ks}
