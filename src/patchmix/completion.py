@@ -52,8 +52,8 @@ def _describe(action: Any, option: Option) -> None:
     """Tell shtab what may come after an option; argparse itself must not check it (`options.coerce` does)."""
     if option.name == "recipe":
         action.choices = [each.name for each in recipes.list_recipes()]
-    elif option.choices:
-        action.choices = list(option.choices)
+    elif option.suggestions:
+        action.choices = list(option.suggestions)
     elif option.value_type is bool:
         action.choices = ["true", "false"]
     elif option.name in FOLDERS:

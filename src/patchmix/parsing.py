@@ -180,7 +180,7 @@ def _add(parser: Any, option: Option) -> None:
     parser.add_argument(
         f"--{option.name}",
         type=str,
-        metavar="|".join(map(str, option.choices)) or words.get(option.value_type, "X"),
+        metavar="|".join(map(str, option.suggestions)) or words.get(option.value_type, "X"),
         help=help_text(option).replace("%", "%%"),
         **settings,
     )

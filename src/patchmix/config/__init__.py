@@ -23,7 +23,6 @@ from patchmix.config.options import option, require
 from patchmix.config.training import (
     Config,
     DataConfig,
-    DataName,
     Device,
     MethodConfig,
     ModelConfig,
@@ -39,7 +38,6 @@ __all__ = [
     "Augmentation",
     "Config",
     "DataConfig",
-    "DataName",
     "Device",
     "EmbedConfig",
     "EvalConfig",

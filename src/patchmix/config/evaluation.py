@@ -78,15 +78,22 @@ FewshotClassifier = Literal["logistic", "knn", "finetune"]
 class FewshotConfig(FrozenConfig):
     """Classification from a few labelled images per class."""
 
-    labels_per_class: tuple[int, ...] = option((1, 5, 10), "labelled images per class", POSITIVES)
+    labels_per_class: tuple[int, ...] | None = option(
+        None,
+        "labelled images per class (null: 1 5 10, as far as every class has so many; none where percent is given)",
+        POSITIVES,
+    )
     percent: tuple[float, ...] = option(
         (),
-        "also this share of all labels, in per cent, stratified: 1 10",
+        "also this share of each class's labels, in per cent, at least one: 1 10",
         Accept(_are_percentages, "above 0, at most 100"),
     )
     draws: int = option(5, "random draws of the labelled images", POSITIVE)
     classifiers: tuple[FewshotClassifier, ...] = option(
-        ("logistic",), "what learns from the labels: logistic (regression on frozen features), knn, finetune"
+        ("logistic",),
+        "what learns from the labels: logistic (regression on frozen features), knn, finetune (the whole network; "
+        "begins anew when it was interrupted)",
+        Accept(bool, "(at least one)"),
     )
     k: int = option(20, "neighbours of classifier knn, bounded by the labelled images", POSITIVE)
     finetune_epochs: int = option(
@@ -115,3 +122,7 @@ class EmbedConfig(EvalConfig):
     )
     resume: bool = option(False, "go on after the chunks that an interrupted command has written")
     overwrite: bool = option(False, "replace embeddings that are there, finished or not")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(not (self.resume and self.overwrite), "overwrite", True, "false together with resume: take one of them")

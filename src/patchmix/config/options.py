@@ -22,10 +22,14 @@ from patchmix.errors import UserError
 
 @dataclass(frozen=True)
 class Accept:
-    """A bound on a value, and how it is said after the type: 'a whole number' + 'above 0'."""
+    """A bound on a value, and how it is said after the type: 'a whole number' + 'above 0'.
+
+    Where `names` are some of the values, `text` says all that is accepted and stands alone.
+    """
 
     test: Callable[[Any], bool]
     text: str
+    names: tuple[str, ...] = ()
 
 
 POSITIVE = Accept(lambda value: 0 < value < math.inf, "above 0")
@@ -92,8 +96,15 @@ class Option:
         kind = get_args(self.value_type)[0] if self.is_list else self.value_type
         return get_args(kind) if get_origin(kind) is Literal else ()
 
+    @property
+    def suggestions(self) -> tuple[Any, ...]:
+        """The values to offer: the choices, or names among values of which there are more."""
+        return self.choices or (self.accept.names if self.accept else ())
+
     def describe(self) -> str:
         """What is accepted, in words: 'a whole number above 0, or null'."""
+        if self.accept and self.accept.names:
+            return self.accept.text + (", or null" if self.nullable else "")
         words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
         if self.choices:
             text = ("a list of " if self.is_list else "one of ") + ", ".join(map(str, self.choices))
@@ -198,6 +209,8 @@ def coerce(each: Option, value: Any) -> Any:
         require(False, each.name, value, each.describe())
     # jsonargparse lets null pass for every type
     require(result is not None or each.nullable, each.name, value, each.describe())
+    if each.accept and each.accept.names and result is not None:
+        require(each.accept.test(result), each.name, value, each.describe())
     return result
 
 

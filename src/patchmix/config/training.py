@@ -21,7 +21,13 @@ from patchmix.config.options import (
 
 # ruff: noqa: RUF009  (`option` makes a dataclass field, which the rule does not see)
 
-DataName = Literal["mnist5k", "cifar10", "cifar100", "imagenet", "imagenette", "folder"]
+DATA_NAMES = ("mnist5k", "cifar10", "cifar100", "imagenet", "imagenette", "folder")
+HUGGINGFACE, TORCHVISION = "huggingface:", "torchvision:"  # and a name: which there are, those packages know
+_DATA = Accept(
+    lambda name: name in DATA_NAMES or (name.startswith((HUGGINGFACE, TORCHVISION)) and not name.endswith(":")),
+    f"one of {', '.join(DATA_NAMES)}, torchvision:NAME, huggingface:NAME",
+    names=DATA_NAMES,
+)
 ViewKind = Literal["photo", "digits"]
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
@@ -32,12 +38,21 @@ class DataConfig(Checked):
     """Which images, and how they are read."""
 
     section: ClassVar[str] = "data"
-    name: DataName = option(
-        "folder", "data set: mnist5k (embedded), cifar10, cifar100, imagenet, imagenette, or folder"
+    name: str = option(
+        "folder",
+        "data set: a name, folder for images of your own, torchvision:NAME (such as torchvision:Flowers102), or "
+        "huggingface:NAME of the hub or a directory",
+        _DATA,
     )
     root: str | None = option(
         None,
-        "where the data lies, or is downloaded to (cifar10, cifar100, imagenette; null: data/); required for folder",
+        "where the data lies, or is downloaded to; required for folder and imagenet (null: data/, for huggingface:NAME "
+        "its own cache)",
+    )
+    subset: str | None = option(None, "configuration of huggingface:NAME to load (null: the only one)")
+    image_column: str | None = option(None, "column of huggingface:NAME with the images (null: the only one)")
+    label_column: str | None = option(
+        None, "column of huggingface:NAME with the classes (null: the only one that has class labels)"
     )
     num_workers: int | None = option(
         None, "processes that read images (null: by cores; 0 where reading costs little)", NON_NEGATIVE
@@ -64,6 +79,9 @@ class DataConfig(Checked):
         for given, other in (("mean", "std"), ("std", "mean")):
             lone = getattr(self, given) is not None and getattr(self, other) is None
             require(not lone, f"data.{given}", getattr(self, given), f"it needs data.{other} beside it")
+        for only in ("subset", "image_column", "label_column"):
+            fits = getattr(self, only) is None or self.name.startswith(HUGGINGFACE)
+            require(fits, f"data.{only}", getattr(self, only), f"it is for huggingface:NAME, not {self.name}")
 
 
 @dataclass(frozen=True)

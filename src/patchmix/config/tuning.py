@@ -58,7 +58,7 @@ class ProbeConfig(TuningConfig, FrozenConfig):
     )
     copies: int = option(4, "fast: augmented copies of each training image, beside the plain one", NON_NEGATIVE)
     penalties: tuple[float, ...] = option(
-        (0.01, 0.1, 1.0, 10.0, 100.0), "fast: inverse L2 penalties (scikit-learn's C), one head each", POSITIVES
+        (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0), "fast: inverse L2 penalties (scikit-learn's C), one head each", POSITIVES
     )
 
 
@@ -90,9 +90,10 @@ class FinetuneConfig(TuningConfig):
     augmentation: Augmentation | None = option(
         None,
         "crop (random resized crop and flip), pad (shift by up to 4 px and flip), digits (small warps), none (null: "
-        "digits for mnist5k, pad for inputs of up to 32 px, else crop)",
+        "digits for mnist5k, pad for inputs of up to 32 px, else crop); RandAugment, jitter and erasing belong to crop "
+        "and pad",
     )
-    rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "timm's RandAugment (null: none; digits never)")
+    rand_augment: str | None = option("rand-m9-mstd0.5-inc1", "timm's RandAugment (null: none)")
     jitter: float = option(
         0.4, "colour jitter where RandAugment is off (timm, as published, does not combine them)", NON_NEGATIVE
     )

@@ -25,3 +25,16 @@ class Batch(NamedTuple):
     local_views: tuple[torch.Tensor, ...]
     indices: torch.Tensor
     skipped: list[Skipped]
+
+
+class LabelledBatch(NamedTuple):
+    """One step's images, uint8 [n, channels, height, width], and their labels, int64 [n].
+
+    `indices` [n] are the images that are really in it, `skipped` those that should have been; labels are those of
+    the images that are in it.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+    skipped: list[Skipped]

@@ -1,4 +1,4 @@
-"""Data sets by name: mnist5k, cifar10, cifar100, imagenet, imagenette, and any folder of images.
+"""Data sets by name: our own names, any folder of images, torchvision's sets and Hugging Face's.
 
 DIFFERS: the reference evaluates class folders only, so no CIFAR (decision 0013).
 An image of any size is taken, a single pixel too: views enlarge it to `data.image_size`.
@@ -14,16 +14,20 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchvision.transforms.v2 import functional as transforms
 
 from patchmix import distributed
 from patchmix.config import DataConfig
+from patchmix.config.training import HUGGINGFACE, TORCHVISION
+from patchmix.data.channels import array_source, photo_statistics
 from patchmix.data.folder import FolderSource, subfolder_names
+from patchmix.data.huggingface_sets import has_huggingface_split, huggingface_is_there, open_huggingface
 from patchmix.data.imagenette import found_imagenette, imagenette_folder
 from patchmix.data.images import UnreadableImage
 from patchmix.data.sources import ArraySource, ImageSource, Subset, limited, read_or_next
-from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD
+from patchmix.data.statistics import IMAGENET_MEAN, IMAGENET_STD, MNIST_MEAN, MNIST_STD
+from patchmix.data.torchvision_sets import has_torchvision_split, open_torchvision, torchvision_is_there
 from patchmix.errors import UserError
+from patchmix.interruption import stops_at_once
 
 Split = Literal["train", "test"]
 
@@ -49,6 +53,7 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
         (downloaded if absent), or in `data.root` itself. folder: `train/` in `data.root` if there is one, else all
         of it; the test split is `test/` or `val/` beside `train/`, the one with class folders if both are
         there.
+    torchvision:NAME, huggingface:NAME: see their modules.
     Classes are the folders in a split's own; where images lie beside them, or there is only one, labels are
     unknown.
 
@@ -59,8 +64,12 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
         source: ImageSource = _mnist5k(data, split)
     elif data.name in _CIFAR_FOLDER and not _is_cifar_tree(data):
         source = _cifar(data, split)
+    elif data.name.startswith(TORCHVISION):
+        source = open_torchvision(data, split, _downloads(data))
+    elif data.name.startswith(HUGGINGFACE):
+        source = open_huggingface(data, split)
     elif data.name == "imagenette":
-        folder = imagenette_folder(Path(data.root or DOWNLOADS).expanduser())
+        folder = imagenette_folder(_downloads(data))
         source = _tree(dataclasses.replace(data, root=str(folder)), split)
     else:
         source = _tree(data, split)
@@ -69,7 +78,11 @@ def open_dataset(data: DataConfig, split: Split) -> ImageSource:
 
 def would_download(data: DataConfig) -> bool:
     """Whether opening this data set would fetch it, because it is not where the config says."""
-    root = Path(data.root or DOWNLOADS).expanduser()
+    root = _downloads(data)
+    if data.name.startswith(TORCHVISION):
+        return not torchvision_is_there(data, root)
+    if data.name.startswith(HUGGINGFACE):
+        return not huggingface_is_there(data)
     if data.name in _CIFAR_FOLDER:
         return not (_is_cifar_tree(data) or (root / _CIFAR_FOLDER[data.name]).is_dir())
     return data.name == "imagenette" and found_imagenette(root) is None
@@ -79,10 +92,18 @@ def has_split(data: DataConfig, split: Split) -> bool:
     """Whether this data set has such a split (which may lack labels)."""
     if data.name in ("mnist5k", "imagenette") or (data.name in _CIFAR_FOLDER and not _is_cifar_tree(data)):
         return True
+    if data.name.startswith(TORCHVISION):
+        return has_torchvision_split(data, split)
+    if data.name.startswith(HUGGINGFACE):
+        return has_huggingface_split(data, split)
     if data.root is None:
         return False
     root = Path(data.root).expanduser()
     return root.is_dir() if split == "train" else _test_folder(root, data.name) is not None
+
+
+def _downloads(data: DataConfig) -> Path:
+    return Path(data.root or DOWNLOADS).expanduser()
 
 
 def view_size(source: ImageSource, data: DataConfig) -> tuple[int, int]:
@@ -100,7 +121,7 @@ def _mnist5k(data: DataConfig, split: Split) -> ArraySource:
     chosen = train if split == "train" else test
     pixels = torch.from_numpy(images[chosen]).view(-1, 1, 28, 28)
     classes = tuple(str(digit) for digit in range(10))
-    return _array_source(data, split, pixels, labels[chosen], classes, MNIST_MEAN, MNIST_STD)
+    return array_source(data, split, pixels, labels[chosen], classes, MNIST_MEAN, MNIST_STD)
 
 
 def _digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
@@ -119,14 +140,14 @@ def _digits() -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
 
 
 def _cifar(data: DataConfig, split: Split) -> ArraySource:
-    root = Path(data.root or DOWNLOADS).expanduser()
+    root = _downloads(data)
     if not distributed.from_first((root / _CIFAR_FOLDER[data.name]).is_dir()):
-        with distributed.first_speaks():  # it downloads, while the others wait
+        with distributed.first_speaks(), stops_at_once():  # it downloads, while the others wait
             if distributed.rank() == 0:
                 _torchvisions_cifar(data, split, root)
     loaded = _torchvisions_cifar(data, split, root)
     pixels = torch.from_numpy(np.ascontiguousarray(loaded.data.transpose(0, 3, 1, 2)))
-    return _array_source(
+    return array_source(
         data, split, pixels, np.asarray(loaded.targets), tuple(loaded.classes), IMAGENET_MEAN, IMAGENET_STD
     )
 
@@ -151,37 +172,6 @@ def _torchvisions_cifar(data: DataConfig, split: Split, root: Path) -> Any:
                 f"{_CIFAR_ARCHIVE[data.name]} of https://www.cs.toronto.edu/~kriz/cifar.html there, or give "
                 "--data.root a folder with images in train/<class>/ and test/<class>/"
             ) from None
-
-
-def _array_source(
-    data: DataConfig,
-    split: Split,
-    pixels: torch.Tensor,
-    labels: Any,
-    classes: tuple[str, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-) -> ArraySource:
-    channels = data.channels or int(pixels.shape[1])
-    if channels == 3 and pixels.shape[1] == 1:
-        pixels, mean, std = pixels.expand(-1, 3, -1, -1), mean * 3, std * 3
-    elif channels == 1 and pixels.shape[1] == 3:
-        pixels, mean, std = transforms.rgb_to_grayscale(pixels), GREY_PHOTO_MEAN, GREY_PHOTO_STD
-    mean, std = _statistics(data, channels, mean, std)
-    numbers = torch.as_tensor(labels, dtype=torch.int64)
-    return ArraySource(data.name, split, pixels, numbers, classes, mean=mean, std=std)
-
-
-def _statistics(
-    data: DataConfig, channels: int, mean: tuple[float, ...], std: tuple[float, ...]
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    mean, std = tuple(data.mean or mean), tuple(data.std or std)
-    if not len(mean) == len(std) == channels:
-        raise UserError(
-            f"data.mean has {len(mean)} and data.std {len(std)} numbers, but the images have {channels} "
-            f"channel{'s' if channels > 1 else ''}: give one number per channel, or set data.channels"
-        )
-    return mean, std
 
 
 def _is_cifar_tree(data: DataConfig) -> bool:
@@ -230,8 +220,7 @@ def _tree(data: DataConfig, split: Split) -> FolderSource:
     # One numbering of the classes for both splits, also where one of them lacks a class.
     classes = tuple(sorted({*subfolder_names(train), *(subfolder_names(test) if test else ())}))
     channels = data.channels or 3
-    photo = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else (GREY_PHOTO_MEAN, GREY_PHOTO_STD)
-    mean, std = _statistics(data, channels, *photo)
+    mean, std = photo_statistics(data, channels)
     cifar = data.name in _CIFAR_FOLDER
     return FolderSource(
         f"{data.name} (image files)" if cifar else data.name,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from patchmix import distributed
 from patchmix.errors import UserError
+from patchmix.interruption import stops_at_once
 
 FOLDER = "imagenette2-320"
 ARCHIVE = "https://s3.amazonaws.com/fast-ai-imageclas/imagenette2-320.tgz"
@@ -22,7 +23,7 @@ def imagenette_folder(root: Path) -> Path:
         UserError: it cannot be downloaded, or what is there is incomplete.
     """
     if distributed.from_first(found_imagenette(root)) is None:
-        with distributed.first_speaks():
+        with distributed.first_speaks(), stops_at_once():
             if distributed.rank() == 0:
                 _download(root)
     folder = found_imagenette(root) or root / FOLDER

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -53,6 +54,12 @@ def read_image(path: str | os.PathLike[str], channels: int) -> torch.Tensor:
         return _decode(file, kind, channels)
 
 
+def read_image_bytes(data: bytes, path: str, channels: int) -> torch.Tensor:
+    """The same of a file's content; `path` is what messages call it."""
+    with _opened(path, data) as (file, kind):
+        return _decode(file, kind, channels)
+
+
 @dataclass(frozen=True)
 class ImageHeader:
     """What a file says before any pixel is decoded: pixels as shown upright, kind (JPEG, PNG, …), Pillow's mode."""
@@ -85,10 +92,10 @@ def read_header(path: str | os.PathLike[str]) -> ImageHeader:
 
 
 @contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[BinaryIO, str | None]]:
-    """A file at its beginning, and its kind; whatever goes wrong with it is an UnreadableImage."""
+def _opened(path: str, data: bytes | None = None) -> Iterator[tuple[BinaryIO, str | None]]:
+    """A file, or its content, at the beginning, and its kind; whatever goes wrong with it is an UnreadableImage."""
     try:
-        with open(path, "rb") as file, warnings.catch_warnings():
+        with open(path, "rb") if data is None else io.BytesIO(data) as file, warnings.catch_warnings():
             # torchvision 0.29 announces that its decoders will move; Pillow warns about what it repairs.
             warnings.simplefilter("ignore")
             head = file.read(HEAD_BYTES)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,8 @@ from patchmix.environment import usable_cores
 from patchmix.errors import RunError, UserError
 
 Key = tuple[int, int]  # epoch, image index
+Made = TypeVar("Made")
+Part = TypeVar("Part")
 
 MOST_WORKERS = 16
 MOST_PIXELS = 32_000_000  # of decoded images held at a time: a batch of photographs from a camera would fill the memory
@@ -56,7 +58,61 @@ def normalise(
     return normalised.to(dtype)
 
 
-class TrainingLoader:
+class BatchLoader(Generic[Made]):
+    """Batches that `num_workers` processes make (0: this one), one for each list of keys that `steps` has.
+
+    The processes live as long as the iteration. While iterating:
+
+    Raises:
+        UserError: no image can be read.
+        RunError: a worker process died.
+    """
+
+    def __init__(self, reader: Reader[Made], steps: Steps, num_workers: int, pin_memory: bool) -> None:
+        self.num_workers = num_workers
+        self.steps_per_epoch = steps.steps_per_epoch
+        self._steps = steps
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more workers than cores: who asks for them may have them
+            self._loader: DataLoader[Any] = DataLoader(
+                reader,
+                batch_sampler=steps,
+                num_workers=num_workers,
+                collate_fn=_as_it_is,
+                pin_memory=pin_memory and torch.cuda.is_available(),
+                worker_init_fn=start_worker,
+                prefetch_factor=2 if num_workers else None,
+                generator=torch.Generator().manual_seed(0),  # or it would draw from the global generator
+            )
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[Made]:
+        batches = start_loading(self._loader)
+        try:
+            while (batch := self._next(batches)) is not None:
+                if isinstance(batch, Exception):
+                    raise type(batch)(str(batch))
+                yield batch
+        finally:
+            # Ends the workers now: left to an exception's traceback and the garbage collector, it takes 20 s.
+            del batches
+
+    def _next(self, batches: Iterator[Any]) -> Made | UserError | RunError | None:
+        try:
+            batch: Made | UserError | None = next(batches, None)
+        except (RuntimeError, EOFError, ConnectionError) as error:
+            if not _is_lost_worker(error):
+                raise
+            return RunError(
+                "a process that reads images died, probably for want of memory: lower data.num_workers "
+                f"({self.num_workers} now; 0: no such processes), or give a container more shared memory"
+            )
+        return batch
+
+
+class TrainingLoader(BatchLoader[Batch]):
     """Batches of one rank, one per step, from step `steps_done` + 1 to `total_steps`.
 
     Rank r takes the contiguous slice r of every global batch; incomplete last batches of an epoch are
@@ -83,56 +139,19 @@ class TrainingLoader:
         world_size: int = 1,
         num_workers: int = 0,
     ) -> None:
-        check_batch_size(source, config.optim.batch_size, world_size)
-        self.steps_per_epoch = len(source) // config.optim.batch_size
-        self.num_workers = num_workers
-        self._steps = _Steps(
+        batch_size = config.optim.batch_size
+        check_batch_size(source, batch_size, world_size)
+        steps = Steps(
             len(source),
-            config.optim.batch_size,
+            batch_size,
+            len(source) // batch_size,
             config.seed,
             range(steps_done, total_steps),
-            rank,
-            world_size,
+            rank=rank,
+            world_size=world_size,
         )
         view_maker = ViewMaker(config.views, view_size(source, config.data), config.seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of more workers than cores: who asks for them may have them
-            self._loader: DataLoader[Any] = DataLoader(
-                _Views(source, view_maker),
-                batch_sampler=self._steps,
-                num_workers=num_workers,
-                collate_fn=_as_it_is,
-                pin_memory=config.run.device != "cpu" and torch.cuda.is_available(),
-                worker_init_fn=start_worker,
-                prefetch_factor=2 if num_workers else None,
-                generator=torch.Generator().manual_seed(0),  # or it would draw from the global generator
-            )
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = start_loading(self._loader)
-        try:
-            while (batch := self._next(batches)) is not None:
-                if isinstance(batch, Exception):
-                    raise type(batch)(str(batch))
-                yield batch
-        finally:
-            # Ends the workers now: left to an exception's traceback and the garbage collector, it takes 20 s.
-            del batches
-
-    def _next(self, batches: Iterator[Any]) -> Batch | UserError | RunError | None:
-        try:
-            batch: Batch | UserError | None = next(batches, None)
-        except (RuntimeError, EOFError, ConnectionError) as error:
-            if not _is_lost_worker(error):
-                raise
-            return RunError(
-                "a process that reads images died, probably for want of memory: lower data.num_workers "
-                f"({self.num_workers} now; 0: no such processes), or give a container more shared memory"
-            )
-        return batch
+        super().__init__(_Views(source, view_maker), steps, num_workers, config.run.device != "cpu")
 
 
 def _is_lost_worker(error: Exception) -> bool:
@@ -156,11 +175,22 @@ def check_batch_size(source: ImageSource, batch_size: int, world_size: int = 1) 
         )
 
 
-class _Steps(Sampler[list[Key]]):
+class Steps(Sampler[list[Key]]):
     """For each step the keys of this rank's slice of the global batch."""
 
-    def __init__(self, num_images: int, batch_size: int, seed: int, steps: range, rank: int, world_size: int) -> None:
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        steps_per_epoch: int,
+        seed: int,
+        steps: range,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self.num_images, self.batch_size, self.seed, self.steps = num_images, batch_size, seed, steps
+        self.steps_per_epoch = steps_per_epoch
         self.local_batch_size = batch_size // world_size
         self.offset = rank * self.local_batch_size
 
@@ -168,36 +198,42 @@ class _Steps(Sampler[list[Key]]):
         return len(self.steps)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        steps_per_epoch = self.num_images // self.batch_size
-        for epoch, steps in itertools.groupby(self.steps, lambda step: step // steps_per_epoch):
+        for epoch, steps in itertools.groupby(self.steps, lambda step: step // self.steps_per_epoch):
             order = epoch_order(self.num_images, self.seed, epoch)
             for step in steps:
-                start = (step % steps_per_epoch) * self.batch_size + self.offset
+                start = (step % self.steps_per_epoch) * self.batch_size + self.offset
                 yield [(epoch, index) for index in order[start : start + self.local_batch_size].tolist()]
 
 
-class _Views(Dataset[Batch]):
-    """Reads the images of a batch and makes their views."""
+class Reader(Dataset[Made]):
+    """Reads the images of a batch and makes of them what a step takes (`batch`)."""
 
-    def __init__(self, source: ImageSource, view_maker: ViewMaker) -> None:
-        self.source, self.view_maker = source, view_maker
+    def __init__(self, source: ImageSource) -> None:
+        self.source = source
 
-    def __getitems__(self, keys: list[Key]) -> Batch | UserError:
+    def batch(self, keys: list[Key]) -> Made:
+        """What a step takes, of these images."""
+        raise NotImplementedError
+
+    def __getitems__(self, keys: list[Key]) -> Made | UserError:
         """One batch. A UserError is returned: DataLoader would turn its message into a traceback."""
         threads = torch.get_num_threads()
         # How sums are split among threads changes their last bit: views must not depend on the machine's
         # threads.
         torch.set_num_threads(1)
         try:
-            return self._batch(keys)
+            return self.batch(keys)
         except UserError as error:
             return error
         finally:
             torch.set_num_threads(threads)
 
-    def _batch(self, keys: list[Key]) -> Batch:
+    def read(
+        self, keys: list[Key], make: Callable[[list[torch.Tensor], list[Key]], Part]
+    ) -> tuple[list[Part], torch.Tensor, list[Skipped]]:
+        """What `make` gives for some images at a time, the indices of the images really read, and what was skipped."""
         images: list[torch.Tensor] = []
-        parts: list[tuple[torch.Tensor, ...]] = []  # the views of some images each
+        parts: list[Part] = []
         num_done, indices, skipped = 0, [], []
         for place, (_, index) in enumerate(keys, start=1):
             image, used, failures = read_or_next(self.source, index)
@@ -210,12 +246,24 @@ class _Views(Dataset[Batch]):
             if place == len(keys) or sum(each[0].numel() for each in images) > MOST_PIXELS:
                 # A replacement keeps the key of the image it replaces: should both be in the batch, their views
                 # differ.
-                parts.append(self.view_maker(images, keys[num_done:place]))
+                parts.append(make(images, keys[num_done:place]))
                 num_done, images = place, []
+        return parts, torch.tensor(indices), skipped
+
+
+class _Views(Reader[Batch]):
+    """Reads the images of a batch and makes their views."""
+
+    def __init__(self, source: ImageSource, view_maker: ViewMaker) -> None:
+        super().__init__(source)
+        self.view_maker = view_maker
+
+    def batch(self, keys: list[Key]) -> Batch:
+        parts, indices, skipped = self.read(keys, self.view_maker)
         first, second, *local_views = (
             torch.cat(view) if len(view) > 1 else view[0] for view in zip(*parts, strict=True)
         )
-        return Batch((first, second), tuple(local_views), torch.tensor(indices), skipped)
+        return Batch((first, second), tuple(local_views), indices, skipped)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -224,7 +272,10 @@ def _as_it_is(batch: Any) -> Any:
 
 __all__ = [
     "Batch",
+    "BatchLoader",
+    "Reader",
     "Skipped",
+    "Steps",
     "TrainingLoader",
     "UnreadableLimit",
     "check_batch_size",

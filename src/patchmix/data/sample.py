@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -30,9 +31,9 @@ class Spread(NamedTuple):
 class ImageSample:
     """What evenly spaced images of a data set are like; sizes are in pixels, as shown upright.
 
-    `formats` counts the readable ones by kind (`array` for data in memory). `mean` and `std` are in [0, 1], of one
-    channel where `grey`, else of three; every image counts alike. They come from `num_decoded` images, of the others
-    the header was read. `grey` says that none of those decoded has colour.
+    `formats` counts the readable ones by kind (`array` for data in memory, `packed` for files inside others). `mean`
+    and `std` are in [0, 1], of one channel where `grey`, else of three; every image counts alike. They come from
+    `num_decoded` images, of the others the header was read. `grey` says that none of those decoded has colour.
     """
 
     num_images: int
@@ -128,11 +129,23 @@ def try_moments(path: str) -> PixelMoments | UnreadableImage:
 
 
 def _header(source: ImageSource, index: int) -> ImageHeader | UnreadableImage:
-    if not source.in_memory:
+    if _is_file(source, index):
         return try_header(source.path(index))
-    channels, height, width = source.read(index).shape
-    return ImageHeader(width, height, "array", "L" if channels == 1 else "RGB")
+    try:
+        channels, height, width = source.read(index).shape
+    except UnreadableImage as failure:
+        return failure
+    return ImageHeader(width, height, "array" if source.in_memory else "packed", "L" if channels == 1 else "RGB")
 
 
 def _moments(source: ImageSource, index: int) -> PixelMoments | UnreadableImage:
-    return pixel_moments(source.read(index)) if source.in_memory else try_moments(source.path(index))
+    if _is_file(source, index):
+        return try_moments(source.path(index))
+    try:
+        return pixel_moments(source.read(index))
+    except UnreadableImage as failure:
+        return failure
+
+
+def _is_file(source: ImageSource, index: int) -> bool:
+    return not source.in_memory and os.path.isfile(source.path(index))

@@ -17,11 +17,15 @@ _PIXELS_AN_IMAGE = 250_000  # of a larger one, evenly spaced pixels are taken
 
 
 class PixelMoments(NamedTuple):
-    """Of one image, per channel in [0, 1]: means of the pixels and of their squares; and whether it has no colour."""
+    """Of one image, per channel in [0, 1]: means of the pixels and of their squares; and whether it has no colour.
+
+    `highest` is the largest value, of 255.
+    """
 
     means: tuple[float, ...]
     squares: tuple[float, ...]
     grey: bool
+    highest: int
 
 
 def pixel_moments(image: torch.Tensor) -> PixelMoments:
@@ -30,7 +34,8 @@ def pixel_moments(image: torch.Tensor) -> PixelMoments:
     step = math.ceil(math.sqrt(height * width / _PIXELS_AN_IMAGE))
     pixels = image[:, ::step, ::step].reshape(channels, -1).to(torch.float64) / 255
     grey = all(torch.equal(image[0], other) for other in image[1:])
-    return PixelMoments(tuple(pixels.mean(1).tolist()), tuple(pixels.square().mean(1).tolist()), grey)
+    means, squares = tuple(pixels.mean(1).tolist()), tuple(pixels.square().mean(1).tolist())
+    return PixelMoments(means, squares, grey, int(image.max()))
 
 
 class PixelStatistics(NamedTuple):

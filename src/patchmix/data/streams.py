@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import random
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ class Purpose(enum.IntEnum):
     SUBSET = 3
     MIX_PLAN = 4
     STEP = 5
+    AUGMENT = 6
+    MIXUP = 7
 
 
 def keyed_generator(
@@ -30,6 +35,22 @@ def keyed_generator(
         counter=np.array([0, first, second, third], dtype=np.uint64),
     )
     return np.random.Generator(bits)
+
+
+@contextlib.contextmanager
+def libraries_seeded(seed: int) -> Iterator[None]:
+    """Python's and NumPy's global generators, which timm's augmentations draw from, seeded inside and put back after.
+
+    seed: below 2**32.
+    """
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - timm uses the global one
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002
 
 
 class KeyedStream:

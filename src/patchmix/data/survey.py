@@ -23,6 +23,8 @@ from patchmix.data.statistics import PixelMoments, PixelStatistics, pixel_statis
 from patchmix.data.threads import Track, decoding_threads, in_threads, untracked
 from patchmix.errors import UserError
 
+_DARK = 64  # of 255: the upper 8 bits of values that need 14
+
 TINY = 32  # pixels; a shorter side below that shows little
 
 
@@ -51,7 +53,8 @@ class Survey:
     """What a folder of images holds.
 
     Of `num_looked_at` evenly spaced files the headers were read and the contents compared; `num_decoded` of them were
-    decoded, for `statistics` (None if none could be) and to find damaged ones. `kinds` and `modes` count the readable
+    decoded, for `statistics` (None if none could be) and to find damaged ones. `num_dark` of these have values of
+    `dark_bits` bits or fewer in 16, of which the upper 8 are taken. `kinds` and `modes` count the readable
     files by format and by Pillow's mode (L is grey, RGB colour). `num_tiny` have a shorter side below 32 px.
     `unreadable`: (path, why). `duplicates`: groups of paths with the same content; of each all but one are superfluous,
     and `num_across_splits` groups lie in both splits, which spoils an evaluation.
@@ -63,6 +66,8 @@ class Survey:
     num_bytes: int
     num_looked_at: int
     num_decoded: int
+    num_dark: int
+    dark_bits: int
     kinds: dict[str, int]
     modes: dict[str, int]
     widths: Sides | None
@@ -107,7 +112,9 @@ def survey_folder(
         raise UserError(no_images(folders["train"], listings["train"].left_out))
     files = _Files(folders, listings, images)
     headers = list(in_threads(try_header, track("reading headers", files.paths)))
-    moments = _decode(files, headers, decode, track)
+    decoded = _decode(files, headers, decode, track)
+    moments = list(decoded.values())
+    dark = [each.highest for place, each in decoded.items() if _is_dark(headers[place], each)]
     readable = [place for place, header in enumerate(headers) if isinstance(header, ImageHeader)]
     groups = find_duplicates([files.paths[place] for place in readable], files.sizes[readable], track)
     duplicates = [[readable[place] for place in group] for group in groups]
@@ -120,6 +127,8 @@ def survey_folder(
         num_bytes=sum(int(listing.sizes.sum()) for listing in listings.values()),
         num_looked_at=len(files.paths),
         num_decoded=len(moments),
+        num_dark=len(dark),
+        dark_bits=8 + max(dark, default=0).bit_length() if dark else 0,
         kinds=dict(Counter(header.kind for header in seen).most_common()),
         modes=dict(Counter(header.mode for header in seen).most_common()),
         widths=_sides(sides[:, 0]),
@@ -154,18 +163,23 @@ class _Files:
 
 def _decode(
     files: _Files, headers: list[ImageHeader | UnreadableImage], count: int, track: Track
-) -> list[PixelMoments]:
-    """Decode evenly spaced ones; those that cannot be take the place of their headers."""
+) -> dict[int, PixelMoments]:
+    """Decode evenly spaced ones, by place; those that cannot be take the place of their headers."""
     readable = [place for place, header in enumerate(headers) if isinstance(header, ImageHeader)]
     chosen = [readable[place] for place in evenly_spaced(len(readable), count)]
     results = in_threads(lambda place: try_moments(files.paths[place]), track("decoding", chosen), decoding_threads())
-    moments = []
+    moments = {}
     for place, result in zip(chosen, results, strict=True):
         if isinstance(result, UnreadableImage):
             headers[place] = result
         else:
-            moments.append(result)
+            moments[place] = result
     return moments
+
+
+def _is_dark(header: ImageHeader | UnreadableImage, moments: PixelMoments) -> bool:
+    """Whether 16 bits a pixel hold values of 14 or fewer, as microscopes and detectors write them."""
+    return isinstance(header, ImageHeader) and header.mode.startswith("I") and moments.highest < _DARK
 
 
 def _split_survey(folder: Path, listing: Listing) -> SplitSurvey:

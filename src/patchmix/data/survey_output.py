@@ -132,8 +132,21 @@ def _lines(survey: Survey) -> Iterator[str]:
         for group in survey.duplicates[:SHOWN]:
             yield "  " + "  =  ".join(map(tsv_field, group[:3])) + (f"  = {len(group) - 3:,} more" if group[3:] else "")
         yield from _rest(len(survey.duplicates), "duplicates.tsv")
+        most = max(survey.duplicates, key=len)
+        if len(most) > survey.num_looked_at / 2:
+            yield (
+                f"Most of this folder is one image: {len(most):,} of {survey.num_looked_at:,} files are "
+                f"{tsv_field(most[0])}; keep one of them, a model learns nothing from copies"
+            )
     elif survey.kinds:
         yield "No duplicate file was found."
+    if survey.num_dark:
+        yield (
+            f"\n{_counted(survey.num_dark, 'image', 'images')} of {survey.num_decoded:,} decoded "
+            f"{'has' if survey.num_dark == 1 else 'have'} values of {survey.dark_bits} bits or fewer in 16, and "
+            f"{'comes' if survey.num_dark == 1 else 'come'} out dark: multiply the values by "
+            f"{2 ** (16 - survey.dark_bits)} and save the files again"
+        )
     if survey.statistics and min(survey.statistics.std) >= 0.001:
         channels = "--data.channels 1 " if survey.statistics.grey else ""
         mean, std = _numbers(survey.statistics.mean), _numbers(survey.statistics.std)

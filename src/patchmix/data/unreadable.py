@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from typing import Protocol
 
 import numpy as np
+from torch import Tensor
 
-from patchmix.data.batches import Batch, Skipped
+from patchmix.data.batches import Skipped
 from patchmix.data.sources import ImageSource
 from patchmix.errors import UserError
 
@@ -18,6 +20,15 @@ def tsv_field(text: str) -> str:
     """A path or a reason as one field of one line, for any terminal: what cannot be shown is escaped (\\t, \\xff)."""
     valid = os.fsencode(text).decode("utf-8", errors="backslashreplace")
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode("ascii") for each in valid)
+
+
+class Tried(Protocol):
+    """A batch, as far as counting needs it."""
+
+    @property
+    def indices(self) -> Tensor: ...
+    @property
+    def skipped(self) -> list[Skipped]: ...
 
 
 class UnreadableLimit:
@@ -35,7 +46,7 @@ class UnreadableLimit:
         self._unreadable = np.zeros(len(source), dtype=bool)
         self._listed = set(known)
 
-    def add(self, batch: Batch) -> list[Skipped]:
+    def add(self, batch: Tried) -> list[Skipped]:
         """Count a batch; returns its unreadable images that were not seen before."""
         self._tried[batch.indices.numpy()] = True
         return self.mark(batch.skipped)

@@ -122,3 +122,35 @@ def test_mistakes_end_with_2_and_a_line(
     monkeypatch.chdir(tmp_path)
     assert main(line) == 2
     assert message in capsys.readouterr().err
+
+
+def test_values_of_twelve_bits_are_said_to_come_out_dark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = np.random.default_rng(0)
+    for number, bits in enumerate((12, 12, 16)):
+        pixels = generator.integers(0, 2**bits, (30, 30)).astype(np.uint16)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    put(tmp_path / "night.jpg", 1)
+    Image.new("RGB", (20, 20), (3, 3, 3)).save(tmp_path / "black.png")  # dark, but of 8 bits
+    assert main(["data", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "2 images of 5 decoded have values of 12 bits or fewer in 16, and come out dark: multiply the values by 16"
+        in (" ".join(said.split()))
+    )
+    (tmp_path / "0.png").unlink()
+    (tmp_path / "1.png").unlink()
+    main(["data", str(tmp_path)])
+    assert "come out dark" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("copies", "said_so"), [(6, True), (2, False)])
+def test_a_folder_of_copies_is_called_one(
+    copies: int, said_so: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(4):
+        put(tmp_path / f"{number}.jpg", number)
+    for number in range(copies):
+        shutil.copy(tmp_path / "0.jpg", tmp_path / f"copy{number}.jpg")
+    assert main(["data", str(tmp_path)]) == 0
+    expected = "Most of this folder is one image: 7 of 10 files are"
+    assert (expected in " ".join(capsys.readouterr().out.split())) == said_so
