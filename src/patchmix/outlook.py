@@ -10,7 +10,7 @@ import torch
 from patchmix import schedules
 from patchmix.job import Job
 from patchmix.method import PATCHMIX
-from patchmix.progress import duration
+from patchmix.progress import counted, duration
 
 MOST_PASSES, MOST_SECONDS = 8, 3.0
 
@@ -49,11 +49,6 @@ def estimate_step_seconds(job: Job, images: int = 16) -> float:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def counted(number: int, word: str) -> str:
-    """1 step, 2,000 steps."""
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def describe_plan(job: Job) -> str:

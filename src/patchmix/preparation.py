@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import warnings
 from pathlib import Path
@@ -20,6 +19,7 @@ from patchmix.data.datasets import ImageSource, open_dataset, read_or_next, view
 from patchmix.data.loading import TrainingLoader, check_batch_size, choose_num_workers
 from patchmix.environment import resolve_device, resolve_precision, set_threads
 from patchmix.errors import UserError
+from patchmix.fabric import launch_fabric
 from patchmix.job import Job, describe_data
 from patchmix.method import build_model
 from patchmix.mix_size import check_mix_size
@@ -46,21 +46,16 @@ def start_fabric(config: Config) -> Fabric:
             f"started as one of {given} processes (by torchrun or SLURM), but run.num_devices × run.num_nodes = "
             f"{processes}: give --run.num_devices and --run.num_nodes for all of them"
         )
-    # Fabric announces every process on stderr, below the line that says what is wrong or what will happen.
-    # It does so by the logger of lightning.pytorch, which `import lightning` puts in the place of its own.
-    for name in ("lightning.fabric", "lightning.fabric.utilities.rank_zero", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     several = processes > 1 or config.run.strategy == "ddp"
     # BatchNorm is synchronised, so every process has the same buffers and need not be sent them.
     strategy: Any = DDPStrategy(broadcast_buffers=False) if several else "auto"
-    fabric = Fabric(
-        accelerator=device.type,
+    fabric = launch_fabric(
+        device,
+        resolve_precision(config.run.precision, device),
         devices=config.run.num_devices,
         num_nodes=config.run.num_nodes,
         strategy=strategy,
-        precision=resolve_precision(config.run.precision, device),  # type: ignore[arg-type]
     )
-    fabric.launch()
     set_threads(config.run.num_threads)
     if config.run.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what cuBLAS asks for

@@ -33,6 +33,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 86400} d {whole % 86400 // 3600:02d} h"
 
 
+def counted(number: int, word: str) -> str:
+    """1 step, 2,000 steps."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 class Pace:
     """Where the run stands: step, loss and speed of the last steps, time left, newest online kNN."""
 

@@ -91,11 +91,11 @@ def open_run_directory(
         raise UserError(f"output = {str(path)!r} holds other files ({names}): name a new or empty directory")
     if is_run and not resume and _has_begun(path):
         with contextlib.suppress(OSError):
-            _lock(path).close()  # raises where a process is training in it
+            lock_directory(path).close()  # raises where a process is training in it
         raise UserError(f"{path} holds a run already: add --resume to go on with it, or name another --output")
     try:
         path.mkdir(parents=True, exist_ok=True)
-        lock = _lock(path)
+        lock = lock_directory(path)
     except OSError as error:
         raise UserError(f"output = {str(path)!r} cannot be written: {error.strerror}") from None
     directory = RunDirectory(path, None, [], lock, recipe, reasons)
@@ -203,7 +203,8 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lock(path: Path) -> IO[str]:
+def lock_directory(path: Path) -> IO[str]:
+    """Keep other processes out of a directory until the file is closed; UserError where one is in it."""
     lock = (path / ".lock").open("a")
     try:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf: worker processes do not inherit it

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchmix import distributed
-from patchmix.data.loading import Batch, Skipped
+from patchmix.data.batches import Batch, LabelledBatch, Skipped
 from patchmix.data.sources import ImageSource
 from patchmix.data.unreadable import UnreadableLimit, tsv_field
 from patchmix.errors import RunError, SaidElsewhereError, UserError
@@ -21,14 +21,10 @@ class SkippedFiles:
 
     def __init__(self, run_directory: Path, source: ImageSource, max_unreadable: float) -> None:
         self.path = run_directory / FILE
-        known: list[str] = []
-        if self.path.exists():
-            lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
-            known = [line.split("\t", 1)[0] for line in lines]
-        self.limit = UnreadableLimit(source, max_unreadable, known)
+        self.limit = UnreadableLimit(source, max_unreadable, [path for path, _ in self.listed()])
         self._new: list[Skipped] = []
 
-    def add(self, batch: Batch) -> bool:
+    def add(self, batch: Batch | LabelledBatch) -> bool:
         """Take note of what a batch had to skip; True where there is something to share."""
         self._new += self.limit.add(batch)
         return bool(self._new)
@@ -57,6 +53,13 @@ class SkippedFiles:
             raise error
         if too_many:
             raise SaidElsewhereError(2)
+
+    def listed(self) -> list[tuple[str, str]]:
+        """(path, why) of every file in skipped.tsv, of earlier starts too."""
+        if not self.path.exists():
+            return []
+        lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines()
+        return [(path, why) for path, _, why in (line.partition("\t") for line in lines)]
 
     def _write(self, skipped: list[Skipped]) -> None:
         if not skipped:

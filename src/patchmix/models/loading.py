@@ -20,6 +20,9 @@ from patchmix.models.encoders import create_encoder
 from patchmix.models.spec import EncoderSpec
 from patchmix.models.vit import is_plain_vit
 
+HEAD_STD = 0.02  # of a new classifier's weights, as timm's ViTs have them
+CLASSIFIER_PREFIX = "classifier."
+
 
 @dataclass(frozen=True)
 class LoadedEncoder:
@@ -44,28 +47,58 @@ class LoadedEncoder:
         """The same architecture before training, initialised as pre-training does, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            if self.timm_name is not None:
-                model: nn.Module = timm.create_model(self.timm_name, pretrained=False, num_classes=0)
-            else:
-                position_std = (self.config or {}).get("model", {}).get("position_std")
-                model = create_encoder(self.spec, position_std=position_std)
-        return model.eval()
+            return self._build(0.0).eval()
+
+    def classifier(self, num_classes: int, *, drop_path: float = 0.0, seed: int = 0) -> nn.Module:
+        """A trainable copy of the encoder with stochastic depth and a new linear head: images to logits [N, classes].
+
+        The head is timm's of this architecture, with weights of σ = 0.02 (`seed`) and no bias, as timm begins ViTs.
+
+        Raises:
+            UserError: the architecture has no stochastic depth.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model: Any = self._build(drop_path)
+            model.load_state_dict(self.encoder.state_dict())
+            model.reset_classifier(num_classes)
+            head = model.get_classifier()
+            if isinstance(head, nn.Linear):
+                nn.init.trunc_normal_(head.weight, std=HEAD_STD)
+                nn.init.zeros_(head.bias)
+        network: nn.Module = model.train()
+        return network
+
+    def _build(self, drop_path: float) -> nn.Module:
+        """The architecture, newly initialised."""
+        if self.timm_name is None:
+            position_std = (self.config or {}).get("model", {}).get("position_std")
+            return create_encoder(self.spec, drop_path, position_std)
+        options = {"drop_path_rate": drop_path} if drop_path else {}
+        try:
+            model: nn.Module = timm.create_model(self.timm_name, pretrained=False, num_classes=0, **options)
+        except TypeError as error:
+            if "drop_path_rate" not in str(error):
+                raise
+            raise UserError(f"drop_path = {drop_path}: {self.timm_name} has no stochastic depth; give 0") from None
+        return model
 
 
-def resolve_encoder(source: str | Path, *, num_heads: int | None = None) -> LoadedEncoder:
+def resolve_encoder(source: str | Path, *, num_heads: int | None = None, pretrained: bool = True) -> LoadedEncoder:
     """The encoder that `--checkpoint` names; of a run, the momentum encoder of the newest whole checkpoint.
 
     Args:
         source: a run directory, a `.safetensors` file of ours, a reference checkpoint (`.pth`, `.pt`,
             `.tar`), or `timm:MODEL` with its pretrained weights.
         num_heads: for reference checkpoints of unpublished widths; our files say it themselves.
+        pretrained: False takes timm:MODEL with weights as timm initialises it, for its architecture alone.
 
     Raises:
         UserError: nothing there, not such a file, or tensors that do not all fit.
     """
     text = str(source)
     if text.startswith("timm:"):
-        return _from_timm(text.removeprefix("timm:"))
+        return _from_timm(text.removeprefix("timm:"), pretrained)
     path = Path(source)
     if not path.exists():
         raise UserError(f"checkpoint {text!r}: no such run or file (a model of timm's is named timm:MODEL)")
@@ -97,6 +130,11 @@ def _from_file(path: Path, num_heads: int | None) -> LoadedEncoder:
 
 
 def _of_checkpoint(found: checkpoint.Checkpoint, run_directory: Path | None, num_heads: int | None) -> LoadedEncoder:
+    if "encoder" not in found.metadata and (command := found.metadata.get("command")):
+        raise UserError(
+            f"{found.path} holds the state of `{command}`, not an encoder: give the checkpoint "
+            "that it started from, or results/finetune/model.safetensors"
+        )
     spec = EncoderSpec.from_dict(checkpoint.refuse_other_encoder(found.metadata, found.path))
     if num_heads is not None and num_heads != spec.num_heads:
         # The tensors would fit and the features would be nonsense.
@@ -109,11 +147,13 @@ def _of_checkpoint(found: checkpoint.Checkpoint, run_directory: Path | None, num
     encoder = create_encoder(spec)
     count = official.load_exactly(encoder, state, found.path, prefix[:-1])
     branch = "momentum encoder" if momentum else "encoder"
+    headless = ", its classifier left out" if any(name.startswith(CLASSIFIER_PREFIX) for name in tensors) else ""
     return LoadedEncoder(
         encoder.eval(),
         spec,
         f"{branch} of {found.path}, step {found.step}: {count} of {count} tensors"
-        + (f", {spec.num_heads} heads" if spec.is_vit else f" of {spec.name}"),
+        + (f", {spec.num_heads} heads" if spec.is_vit else f" of {spec.name}")
+        + headless,
         config=found.metadata.get("config"),
         run_directory=run_directory,
     )
@@ -126,14 +166,14 @@ def _from_reference(path: Path, num_heads: int | None) -> LoadedEncoder:
     return LoadedEncoder(encoder.float(), spec, f"reference checkpoint {path}: {len(state)} of {len(state)} tensors")
 
 
-def _from_timm(name: str) -> LoadedEncoder:
+def _from_timm(name: str, pretrained: bool) -> LoadedEncoder:
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:3]
         hint = f"; do you mean {', '.join(near)}?" if near else ""
         raise UserError(f"checkpoint timm:{name}: timm has no such model{hint}")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # a line for each retry
     try:
-        model: Any = timm.create_model(name, pretrained=True, num_classes=0)
+        model: Any = timm.create_model(name, pretrained=pretrained, num_classes=0)
     except Exception as error:  # the hub's errors are many, none of them in timm's interface
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
