@@ -64,6 +64,7 @@ def probe(config: ProbeConfig, console: Console | None = None) -> dict[str, Any]
             "interval": "95 %, bootstrap over test images",
         },
         seconds=time.perf_counter() - started,
+        console=console,
     )
     kind = "fast" if config.fast else f"{config.epochs} epochs"
     say(console, f"Linear probe ({kind}), {evaluation.summary}")
