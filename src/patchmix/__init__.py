@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patchmix.api import embed, fewshot, finetune, knn, load_encoder, pretrain, probe, report, survey
+    from patchmix.api import embed, fewshot, finetune, knn, load_encoder, pretrain, probe, report, results, survey
 
     __version__: str
 
@@ -23,6 +23,7 @@ __all__ = [
     "pretrain",
     "probe",
     "report",
+    "results",
     "survey",
 ]
 

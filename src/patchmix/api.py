@@ -48,7 +48,8 @@ def knn(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -
     Options as in `patchmix knn`: `knn("runs/a", k=(20,), data={"name": "cifar10"})`. Data options that are
     not given are the run's. Raises UserError and RunError.
     """
-    return _evaluate("knn", KnnConfig, checkpoint, output, options)
+    result: dict[str, Any] = _evaluate("knn", KnnConfig, checkpoint, output, options)
+    return result
 
 
 def probe(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
@@ -56,7 +57,8 @@ def probe(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any)
 
     Options as in `patchmix probe`: `probe("runs/a", fast=True)`; see `knn`. Raises UserError and RunError.
     """
-    return _evaluate("probe", ProbeConfig, checkpoint, output, options)
+    result: dict[str, Any] = _evaluate("probe", ProbeConfig, checkpoint, output, options)
+    return result
 
 
 def fewshot(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def fewshot(checkpoint: StrPath, *, output: StrPath | None = None, **options: An
 
     Options as in `patchmix fewshot`; see `knn`. Raises UserError and RunError.
     """
-    return _evaluate("fewshot", FewshotConfig, checkpoint, output, options)
+    result: dict[str, Any] = _evaluate("fewshot", FewshotConfig, checkpoint, output, options)
+    return result
 
 
 def finetune(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
@@ -73,7 +76,8 @@ def finetune(checkpoint: StrPath, *, output: StrPath | None = None, **options: A
     Options as in `patchmix finetune`: `finetune("none", architecture="runs/a")` trains from scratch; see `knn`.
     Raises UserError and RunError.
     """
-    return _evaluate("finetune", FinetuneConfig, checkpoint, output, options)
+    result: dict[str, Any] = _evaluate("finetune", FinetuneConfig, checkpoint, output, options)
+    return result
 
 
 def embed(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> Path:
@@ -108,6 +112,17 @@ def report(run: StrPath) -> Path:
     from patchmix import reporting
 
     return reporting.report(os.fspath(run))
+
+
+def results(*runs: StrPath) -> dict[str, Any]:
+    """All evaluations of some runs, as `patchmix results --format json` prints them.
+
+    `figures` has one record for every figure of every evaluation, `means` those over seeds, `notes` what must not be
+    compared. Raises UserError.
+    """
+    from patchmix.reporting.results_table import collect
+
+    return collect([os.fspath(run) for run in runs])
 
 
 def load_encoder(checkpoint: StrPath, *, num_heads: int | None = None) -> nn.Module:

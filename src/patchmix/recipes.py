@@ -7,6 +7,7 @@ its own, so a message can say in which file the mistake is.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from patchmix.config import Config, EvalConfig, to_dict
+from patchmix.config import Config, EmbedConfig, EvalConfig, to_dict
 from patchmix.config.options import Checked, all_options, build, coerce, flatten, nearest
 from patchmix.errors import UserError
 
@@ -146,9 +147,13 @@ def resolve(
             "images of your own"
         )
     if flat.get("output") is None:
-        name = recipe or (Path(config_file).stem if config_file else flat.get("data.name", "folder"))
+        name = recipe or (Path(config_file).stem if config_file else _as_folder(flat.get("data.name", "folder")))
         flat["output"] = f"runs/{name}"
     return build(Config, flat)
+
+
+def _as_folder(data_name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", data_name).strip("-")
 
 
 def given_options(config_file: str | Path | None, overrides: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -203,8 +208,11 @@ def resolve_evaluation(config: type[Evaluation], overrides: Mapping[str, Any]) -
         what = "architecture" if scratch else "checkpoint"
         raise UserError(f"there is no {what} {checkpoint}: give a run directory, a file, or timm:MODEL")
     run = find_run(checkpoint)
+    layer = {} if run is None else _layer(load_file(run / "config.yaml"), Config, str(run / "config.yaml"))
+    if "data.root" in flat and (config is EmbedConfig or layer.get("data.name") == "mnist5k"):
+        # Any images can be embedded: of the run's data set they need not be. mnist5k has no root.
+        flat = {"data.name": "folder"} | flat
     if run is not None:
-        layer = _layer(load_file(run / "config.yaml"), Config, str(run / "config.yaml"))
         if flat.get("data.name", layer.get("data.name")) == layer.get("data.name"):
             flat = {name: value for name, value in layer.items() if name.startswith("data.")} | flat
     elif Path(checkpoint).is_dir():

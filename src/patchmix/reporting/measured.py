@@ -18,6 +18,8 @@ COMMANDS = {
     "knn": ("Nearest neighbours", "weighted votes of the k most similar training images"),
     "fewshot": ("Few labels", "logistic regression on the features of a few labelled images"),
 }
+CLASSIFIERS = {"": "", "knn_": ", nearest neighbours", "finetune_": ", fine-tuned"}
+"""What the names of few-label metrics begin with, as a heading ends."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,31 @@ def figures(result: Result) -> dict[str, dict[str, Measured]]:
 
 
 def main_metric(names: list[str]) -> str | None:
-    """The metric that a result is judged by: 20 neighbours where they were measured, else the first."""
-    return "top1_k20" if "top1_k20" in names else next(iter(names), None)
+    """The metric that a result is judged by: 20 neighbours, 10 labels per class; else the first."""
+    return next((name for name in ("top1_k20", "top1_10_per_class") if name in names), next(iter(names), None))
+
+
+HEADINGS = {
+    "map": "retrieval, mAP",
+    "top1_published": "the paper's head",
+    "top1_ema": "moving average of the weights",
+    "holdout_top1": "held-out training images",
+}
 
 
 def heading(metric: str) -> str:
     """`top1_k20` as a column heading."""
     if match := re.fullmatch(r"top1_k(\d+)", metric):
         return f"k = {match[1]}"
-    if match := re.fullmatch(r"top1_(\d+)_per_class", metric):
-        return f"{match[1]} labels per class"
+    if match := re.fullmatch(r"recall_at_(\d+)", metric):
+        return f"retrieval, recall@{match[1]}"
+    if metric in HEADINGS:
+        return HEADINGS[metric]
+    if match := re.fullmatch(r"(knn_|finetune_|)top1_([\d.]+)_(per_class|percent)", metric):
+        number = match[2]
+        plural = "" if number == "1" else "s"
+        labels = f"{number} label{plural} per class" if match[3] == "per_class" else f"{number} % of the labels"
+        return labels + CLASSIFIERS[match[1]]
     return metric
 
 
@@ -82,7 +99,7 @@ def _table(command: str, result: Result, last_step: int) -> dict[str, Any]:
     ]
     metric = main_metric(list(by_metric))
     data = result.get("data") or {}
-    step = _measured_step(result)
+    step = measured_step(result)
     return {
         "title": title,
         "how": how,
@@ -97,7 +114,7 @@ def _table(command: str, result: Result, last_step: int) -> dict[str, Any]:
     }
 
 
-def _measured_step(result: Result) -> int | None:
+def measured_step(result: Result) -> int | None:
     """The step of the checkpoint that was measured; None where the result does not say."""
     settings = result.get("settings")
     loaded = settings.get("loaded") if isinstance(settings, dict) else None

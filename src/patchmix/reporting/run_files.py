@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
+NO_MEASUREMENTS = ("embed",)  # their results say what was written, not what it is worth
+
 
 @dataclass(frozen=True)
 class RunFiles:
@@ -114,7 +116,8 @@ def read_run(directory: Path) -> RunFiles:
     # kNN first: it is what the others are read against.
     for path in sorted((directory / "results").glob("*.json"), key=lambda path: (path.stem != "knn", path.stem)):
         result = _read_json(path, unreadable)
-        if isinstance(result.get("metrics"), dict):
+        # knn-1.json and so on are earlier evaluations, of other settings.
+        if isinstance(result.get("metrics"), dict) and result.get("command", path.stem) == path.stem:
             results[path.stem] = result
     return RunFiles(
         directory=directory,

@@ -23,7 +23,7 @@ def section(run: RunFiles) -> Section:
     before, problem = _before(recipe)
     reasons = run.environment.get("choices")
     reasons = reasons if isinstance(reasons, dict) else {}
-    after = _flat(run.config)
+    after = flat_options(run.config)
     rows: list[dict[str, Any]] = [
         {"name": name, "before": _text(before[name]), "after": _text(value), "why": str(reasons.get(name, ""))}
         for name, value in after.items()
@@ -47,12 +47,12 @@ def section(run: RunFiles) -> Section:
 def _before(recipe: str | None) -> tuple[dict[str, Any], str | None]:
     """The options of the recipe as this version has it, else the defaults; and why it is not the recipe's."""
     try:
-        return _flat(resolve(recipe) if recipe else Config()), None
+        return flat_options(resolve(recipe) if recipe else Config()), None
     except UserError as error:
-        return _flat(Config()), str(error)
+        return flat_options(Config()), str(error)
 
 
-def _flat(config: Config) -> dict[str, Any]:
+def flat_options(config: Config) -> dict[str, Any]:
     """{'section.key': value} of every option."""
 
     def value(name: str) -> Any:
