@@ -96,8 +96,11 @@ class FewshotConfig(FrozenConfig):
         Accept(bool, "(at least one)"),
     )
     k: int = option(20, "neighbours of classifier knn, bounded by the labelled images", POSITIVE)
-    finetune_epochs: int = option(
-        100, "epochs of classifier finetune; everything else as `patchmix finetune`", POSITIVE
+    finetune_epochs: int | None = option(
+        None,
+        "epochs of classifier finetune (null: 100, or as many as make 400 steps); everything else as `patchmix "
+        "finetune`",
+        POSITIVE,
     )
 
 

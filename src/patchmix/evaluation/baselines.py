@@ -10,11 +10,13 @@ from rich.console import Console
 from torch import nn
 
 from patchmix.data.datasets import ImageSource
-from patchmix.evaluation.features import Features, Input
+from patchmix.evaluation.features import Features, Input, InputSpec
 from patchmix.evaluation.opening import Evaluation
 
 LARGEST_PIXEL_SIDE = 64
 THUMBNAIL = (32, 32)
+PIXELS = "pixels_"
+"""Prefix of the metrics of raw pixels."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,7 @@ def subjects(evaluation: Evaluation, console: Console, baselines: bool) -> Itera
 
     def features(title: str, prefix: str, encoder: nn.Module) -> Subject:
         encoder = encoder.to(evaluation.device)
-        train, test = (
-            evaluation.features(encoder, source, evaluation.spec, title, console)
-            for source in (evaluation.train, evaluation.test)
-        )
-        return Subject(prefix, title, train, test)
+        return Subject(prefix, title, *_both_splits(evaluation, encoder, evaluation.spec, title, console))
 
     yield features("encoder", "", evaluation.loaded.encoder)
     if baselines:
@@ -48,24 +46,38 @@ def subjects(evaluation: Evaluation, console: Console, baselines: bool) -> Itera
         yield pixel_subject(evaluation, console)
 
 
-def pixel_subject(evaluation: Evaluation, console: Console) -> Subject:
-    """Pixels in [0, 1] with the mean training image subtracted, flattened.
+def pixel_evaluation(evaluation: Evaluation) -> tuple[Evaluation, Input]:
+    """How raw pixels in [0, 1] are evaluated: with `nn.Flatten()` in the encoder's place, and this input.
 
     Images that all have one size of at most 64 px a side are taken as they are; any others as 32 × 32
     thumbnails (shorter side, centre crop), because full photographs would fill the memory and compare worse.
     """
-    train, test = evaluation.train, evaluation.test
-    size = pixel_size(train, test)
-    channels = train.channels
+    channels = evaluation.train.channels
+    size = pixel_size(evaluation.train, evaluation.test)
     plain = Input(size, channels, mean=(0.0,) * channels, std=(1.0,) * channels)
-    whole = dataclasses.replace(
-        evaluation, config=dataclasses.replace(evaluation.config, crop_ratio=1.0), precision="32-true"
-    )
-    found = [whole.features(nn.Flatten(), source, plain, "raw pixels", console) for source in (train, test)]
-    mean = found[0].features.mean(dim=0)
-    for each in found:
-        each.features.sub_(mean)
-    return Subject("pixels_", "raw pixels", found[0], found[1])
+    config = dataclasses.replace(evaluation.config, crop_ratio=1.0)
+    return dataclasses.replace(evaluation, config=config, precision="32-true"), plain
+
+
+def pixel_subject(evaluation: Evaluation, console: Console) -> Subject:
+    """Raw pixels with the mean training image subtracted."""
+    whole, plain = pixel_evaluation(evaluation)
+    train, test = _both_splits(whole, nn.Flatten(), plain, "raw pixels", console)
+    mean = train.features.mean(dim=0)
+    train.features.sub_(mean)
+    if test is not train:
+        test.features.sub_(mean)
+    return Subject(PIXELS, "raw pixels", train, test)
+
+
+def _both_splits(
+    evaluation: Evaluation, encoder: nn.Module, spec: InputSpec, title: str, console: Console
+) -> tuple[Features, Features]:
+    """Features of the training and of the test images: the same object where those are the same images."""
+    train = evaluation.features(encoder, evaluation.train, spec, title, console)
+    if evaluation.leaves_one_out:
+        return train, train
+    return train, evaluation.features(encoder, evaluation.test, spec, title, console)
 
 
 def pixel_size(train: ImageSource, test: ImageSource) -> tuple[int, int]:

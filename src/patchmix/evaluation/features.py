@@ -51,7 +51,11 @@ class Input:
 
 
 class NothingReadableError(UserError):
-    """Not one image of a source can be read."""
+    """Not one image of a source can be read; `skipped`: (index, path, why) of all of them."""
+
+    def __init__(self, message: str, skipped: list[tuple[int, str, str]]) -> None:
+        super().__init__(message)
+        self.skipped = skipped
 
 
 @dataclass(frozen=True)
@@ -152,11 +156,17 @@ def extract(
                 kept += batch.indices
             bar.advance(task, len(batch.indices) + len(batch.skipped))
     if features is None:
-        first = f"; the first: {skipped[0][1]}: {skipped[0][2]}" if skipped else ""
-        raise NothingReadableError(f"{source.name} {source.split}: none of its {len(source)} images can be read{first}")
+        raise nothing_readable(source, skipped)
     taken = torch.tensor(kept, dtype=torch.int64)
     labels = None if source.labels is None else source.labels[taken].long()
     return Features(features[: len(kept)], labels, taken, skipped, unchanged)
+
+
+def nothing_readable(source: ImageSource, skipped: list[tuple[int, str, str]]) -> NothingReadableError:
+    """The error to raise where all images of a source were skipped."""
+    first = f"; the first: {skipped[0][1]}: {skipped[0][2]}" if skipped else ""
+    message = f"{source.name} {source.split}: none of its {len(source)} images can be read{first}"
+    return NothingReadableError(message, skipped)
 
 
 @contextlib.contextmanager

@@ -221,6 +221,7 @@ def _report(
             "network": str(path.with_suffix("") / MODEL_FILE),
         },
         seconds=seconds,
+        console=console,
     )
     on = evaluation.summary.removeprefix(f"{SCRATCH} ")
     begun = f"From scratch, {config.architecture}, " if config.checkpoint == SCRATCH else "Fine-tuned, "

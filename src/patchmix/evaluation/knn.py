@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification of frozen features (method.md, Evaluation).
+"""Weighted nearest-neighbour classification of frozen features (method.md, Evaluation), and retrieval with them.
 
 DIFFERS: the reference's kNN passes the features through a randomly initialised 1000-way head (decision 0013).
 
@@ -8,30 +8,24 @@ shapes: q test (query) images, n training images, d width, c classes
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor
 
 from patchmix.config import KnnConfig
+from patchmix.errors import UserError
 from patchmix.evaluation.baselines import Subject, subjects
 from patchmix.evaluation.opening import describe_data, describe_settings, describe_skipped, open_evaluation
-from patchmix.evaluation.results import (
-    Interval,
-    print_table,
-    result_path,
-    verdict,
-    wilson_interval,
-    with_interval,
-    write_result,
-)
+from patchmix.evaluation.results import Interval, print_table, result_path, verdict, with_interval, write_result
+from patchmix.evaluation.retrieval import average_precision, found_among, nearest
+from patchmix.evaluation.scores import bootstrap_interval, per_class
 from patchmix.progress import say
 
-# Training images compared at once: a block of chunk_size = 1024 similarities is then at most 256 MiB.
-TRAIN_BLOCK = 65_536
+INTERVAL = "95 %, bootstrap over test images (Wilson where all or none are right)"
 
 
 def knn_predict(
@@ -57,22 +51,31 @@ def knn_predict(
         raise ValueError(f"k = {list(k)} needs at least one neighbour; there are {available}")
     if exclude_self and len(train_features) != len(test_features):
         raise ValueError("exclude_self needs the training images themselves as test images")
-    bounded = [min(number, available) for number in k]
     train_labels = train_labels.to(train_features.device)
-    predictions = []
-    most = max(bounded)
-    for similarity, index in _neighbours(train_features, test_features, most, chunk_size, exclude_self):
-        # Only ratios of votes matter: the most similar one votes 1, so that no temperature overflows.
-        weights = torch.exp((similarity - similarity[:, :1]) / temperature)
-        classes = train_labels[index]
-        votes = [
-            weights.new_zeros(len(weights), num_classes).scatter_add_(1, classes[:, :n], weights[:, :n])
-            for n in bounded
-        ]
-        predictions.append(torch.stack([each.argmax(dim=1) for each in votes]))
+    most = min(max(k), available)
+    predictions = [
+        vote(similarity, train_labels[index], num_classes, k, temperature)
+        for similarity, index in nearest(
+            train_features, test_features, most, chunk_size=chunk_size, exclude_self=exclude_self
+        )
+    ]
     if not predictions:
         return torch.empty(len(k), 0, dtype=torch.int64, device=train_features.device)
     return torch.cat(predictions, dim=1)
+
+
+def vote(similarity: Tensor, classes: Tensor, num_classes: int, k: Sequence[int], temperature: float) -> Tensor:
+    """Class with the most votes among the k nearest, for every k: int64 [len(k), q].
+
+    `similarity` and `classes` [q, neighbours] are those of the nearest, nearest first.
+    """
+    # Only ratios of votes matter: the most similar one votes 1, so that no temperature overflows.
+    weights = torch.exp((similarity - similarity[:, :1]) / temperature)
+    votes = [
+        weights.new_zeros(len(weights), num_classes).scatter_add_(1, classes[:, :number], weights[:, :number])
+        for number in k
+    ]
+    return torch.stack([each.argmax(dim=1) for each in votes])
 
 
 def leave_one_out_knn(
@@ -100,32 +103,44 @@ def leave_one_out_knn(
 def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
     """Classify the test images by their nearest training images; print, write and return the result.
 
-    Metrics are `top1_k{k}` for the encoder, with `random_init_` and `pixels_` in front for the untrained
-    encoder and raw pixels. A k above the number of training images keeps its name and means all of them:
-    `settings.neighbours` has the numbers used. Raises UserError for whatever the user can mend.
+    Metrics are `top1_k{k}`, `recall_at_{N}` (share of test images with an image of their class among the N nearest
+    training images) and `map` (`retrieval.average_precision`, mean over test images) for the encoder, with
+    `random_init_` and `pixels_` in front for the untrained encoder and raw pixels. With `leave_one_out` the training
+    images are the test images, each beside all the others. A k or N above the number of training images keeps its
+    name and means all of them: `settings.neighbours` has the numbers used. Raises UserError for whatever the user can
+    mend.
     """
     console = console or Console()
     started = time.perf_counter()
-    evaluation = open_evaluation("knn", config)
+    evaluation = open_evaluation("knn", config, leave_one_out=config.leave_one_out)
     path = result_path("knn", evaluation.loaded.run_directory, config.output)
     metrics: dict[str, float] = {}
     intervals: dict[str, Interval] = {}
-    rows = []
-    ks = tuple(dict.fromkeys(config.k))
-    used: dict[int, int] = {}
+    ks, recall_at = tuple(dict.fromkeys(config.k)), tuple(dict.fromkeys(config.recall_at))
+    main = 20 if 20 in ks else ks[0]
+    votes, retrievals = [], []
+    available = 0
     skipped: dict[str, Any] = {}
+    classification: dict[str, Any] = {}
     for subject in subjects(evaluation, console, config.baselines):
         skipped = skipped or describe_skipped(subject.train, subject.test, console)
-        number = len(subject.train.features)
-        used = {k: min(k, number) for k in ks}
-        row = [subject.title]
-        num_classes = len(evaluation.train.classes)
-        for k, correct, total in _count_correct(subject, num_classes, ks, config, evaluation.device):
-            name = f"{subject.prefix}top1_k{k}"
-            metrics[name] = 100 * correct / total
-            intervals[name] = wilson_interval(correct, total)
-            row.append(with_interval(metrics[name], intervals[name]))
-        rows.append(row)
+        available = len(subject.train.features) - config.leave_one_out
+        if not available:
+            raise UserError(f"only one image of {evaluation.train.name} can be read: there is none to compare it with")
+        found = _measure(subject, ks, recall_at, config, evaluation.train.classes, evaluation.device)
+        if not classification:
+            classification = {
+                "metric": f"top1_k{main}",
+                **per_class(found.predicted[main], found.labels, evaluation.train.classes),
+            }
+        for name, scores in found.scores.items():
+            metrics[subject.prefix + name] = 100 * float(scores.double().sum()) / len(scores)
+            intervals[subject.prefix + name] = bootstrap_interval(scores)
+        cells = [
+            with_interval(metrics[subject.prefix + name], intervals[subject.prefix + name]) for name in found.scores
+        ]
+        votes.append([subject.title, *cells[: len(ks)]])
+        retrievals.append([subject.title, *cells[len(ks) :]])
     result = write_result(
         path,
         command="knn",
@@ -133,62 +148,66 @@ def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
         data=describe_data(evaluation),
         metrics=metrics,
         intervals=intervals,
+        classification=classification,
         skipped=skipped,
         settings={
             **describe_settings(evaluation),
-            "neighbours": {str(k): number for k, number in used.items()},
+            "neighbours": {str(number): min(number, available) for number in sorted({*ks, *recall_at})},
             "similarity": "cosine, votes exp(similarity / temperature)",
-            "interval": "95 %, Wilson, over test images",
+            "interval": INTERVAL,
         },
         seconds=time.perf_counter() - started,
+        console=console,
     )
-    headers = [f"k = {k}" if used[k] == k else f"k = {k} ({used[k]} used)" for k in ks]
-    print_table(console, f"kNN top-1 %, {evaluation.summary}", ["", *headers], rows)
-    bounded = ", ".join(str(k) for k in ks if used[k] < k)
-    if bounded:
-        say(console, f"k = {bounded}: there are only {used[max(ks)]} training images, so all of them vote.")
-    say(console, verdict(metrics, intervals, f"top1_k{20 if 20 in ks else ks[0]}"))
+    headers = [f"k = {k}" if k <= available else f"k = {k} ({available} used)" for k in ks]
+    print_table(console, f"kNN top-1 %, {evaluation.summary}", ["", *headers], votes)
+    retrieved = [*(f"recall@{number}" for number in recall_at), "mAP"]
+    print_table(console, "Retrieval of images of the same class, %", ["", *retrieved], retrievals)
+    others = "other images" if config.leave_one_out else "training images"
+    for option, numbers, what in (("k", ks, "vote"), ("recall_at", recall_at, "count")):
+        if bounded := ", ".join(str(number) for number in numbers if number > available):
+            say(console, f"{option} = {bounded}: there are only {available} {others}, so all of them {what}.")
+    say(console, verdict(metrics, intervals, f"top1_k{main}"))
     say(console, f"Written to {path}")
     return result
 
 
-def _count_correct(
-    subject: Subject, num_classes: int, ks: Sequence[int], config: KnnConfig, device: torch.device
-) -> Iterator[tuple[int, int, int]]:
-    """(k, correct, test images) for every k."""
+@dataclass(frozen=True)
+class _Found:
+    """Per test image, on the CPU: the predicted class for every k, and a score in 0–1 for every metric."""
+
+    labels: Tensor
+    predicted: dict[int, Tensor]
+    scores: dict[str, Tensor]
+
+
+def _measure(
+    subject: Subject,
+    ks: Sequence[int],
+    recall_at: Sequence[int],
+    config: KnnConfig,
+    classes: tuple[str, ...],
+    device: torch.device,
+) -> _Found:
     assert subject.train.labels is not None
     assert subject.test.labels is not None
-    predicted = knn_predict(
-        subject.train.features.to(device),
-        subject.train.labels.to(device),
-        subject.test.features.to(device),
-        num_classes=num_classes,
-        k=ks,
-        temperature=config.temperature,
-        chunk_size=config.chunk_size,
-    ).cpu()
-    for k, row in zip(ks, predicted, strict=True):
-        yield k, int((row == subject.test.labels).sum()), len(row)
-
-
-def _neighbours(
-    train: Tensor, test: Tensor, k: int, chunk_size: int, exclude_self: bool
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Per chunk of test images the k largest similarities [chunk, k], descending, and their indices."""
-    train = F.normalize(train.float(), dim=1)
-    for start in range(0, len(test), chunk_size):
-        queries = F.normalize(test[start : start + chunk_size].float(), dim=1)
-        best: tuple[Tensor, Tensor] | None = None
-        for first in range(0, len(train), TRAIN_BLOCK):
-            similarity = queries @ train[first : first + TRAIN_BLOCK].T
-            if exclude_self:
-                similarity.diagonal(offset=start - first).fill_(-torch.inf)
-            values, index = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            index += first
-            if best is not None:
-                values, index = torch.cat([best[0], values], dim=1), torch.cat([best[1], index], dim=1)
-                values, order = values.topk(min(k, values.shape[1]), dim=1)
-                index = index.gather(1, order)
-            best = values, index
-        assert best is not None
-        yield best
+    train, train_labels = subject.train.features.to(device), subject.train.labels.to(device)
+    test, test_labels = subject.test.features.to(device), subject.test.labels.to(device)
+    most = min(max(*ks, *recall_at), len(train) - config.leave_one_out)
+    predictions, within = [], []
+    chunks = nearest(train, test, most, chunk_size=config.chunk_size, exclude_self=config.leave_one_out)
+    for (similarity, index), labels in zip(chunks, torch.split(test_labels, config.chunk_size), strict=True):
+        neighbours = train_labels[index]
+        predictions.append(vote(similarity, neighbours, len(classes), ks, config.temperature))
+        within.append(found_among(neighbours, labels, recall_at))
+    predicted = dict(zip(ks, torch.cat(predictions, dim=1).cpu(), strict=True))
+    found = dict(zip(recall_at, torch.cat(within, dim=1).cpu(), strict=True))
+    precision = average_precision(
+        train, train_labels, test, test_labels, chunk_size=config.chunk_size, exclude_self=config.leave_one_out
+    )
+    scores = {
+        **{f"top1_k{k}": predicted[k] == subject.test.labels for k in ks},
+        **{f"recall_at_{number}": found[number] for number in recall_at},
+        "map": precision.cpu(),
+    }
+    return _Found(subject.test.labels, predicted, scores)

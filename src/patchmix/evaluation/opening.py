@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from patchmix.config import DataConfig, EvalConfig, to_dict
+from patchmix.config import DataConfig, EvalConfig, FrozenConfig, to_dict
+from patchmix.config.training import HUGGINGFACE, TORCHVISION
 from patchmix.data.datasets import ImageSource, has_split, open_dataset
-from patchmix.data.unreadable import MIN_TRIED
+from patchmix.data.unreadable import MIN_TRIED, tsv_field
 from patchmix.environment import resolve_device, resolve_precision, set_threads, usable_cores
 from patchmix.errors import UserError
+from patchmix.evaluation.feature_cache import CACHE_CHUNK, FeatureChunks, cache_directory, feature_key
 from patchmix.evaluation.features import Features, InputSpec, describe_preparation, extract
 from patchmix.models.backbones import feature_width
 from patchmix.models.loading import LoadedEncoder, resolve_encoder
@@ -25,33 +29,57 @@ CLASS_FOLDERS = "train/<class>/... and test/<class>/... (or val/<class>/...)"
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A frozen encoder, the training and test images, and the machine they meet on."""
+class OpenedEncoder:
+    """A frozen encoder, which images it takes, and the machine it runs on."""
 
     config: EvalConfig
     loaded: LoadedEncoder
     spec: EncoderSpec
-    train: ImageSource
-    test: ImageSource
     device: torch.device
     precision: str
     num_threads: int
 
     @property
-    def summary(self) -> str:
-        """What is measured on what, for a table's title."""
-        return (
-            f"{self.config.checkpoint} on {self.train.name}: {len(self.train):,} training and "
-            f"{len(self.test):,} test images, {len(self.train.classes)} classes, ± 95 % interval"
-        )
+    def data(self) -> DataConfig:
+        """The data options; `data.channels` null means the encoder's."""
+        return dataclasses.replace(self.config.data, channels=self.config.data.channels or _channels(self.spec))
 
     def features(
         self, encoder: nn.Module, source: ImageSource, spec: InputSpec, title: str, console: Console
     ) -> Features:
-        """Features by the settings of this evaluation; says which images could not be read.
+        """Features by the settings of this evaluation, read from `cache` where that has them.
 
-        Raises UserError where more than `data.max_unreadable` of them cannot.
+        Raises UserError where more than `data.max_unreadable` of the images cannot be read.
         """
+        cache = self.config.cache if isinstance(self.config, FrozenConfig) else None
+        if cache is None:
+            found = self.extract(encoder, source, spec, title, console)
+        else:
+            key = self.key(encoder, source, spec, CACHE_CHUNK)
+            chunks = FeatureChunks(cache_directory(Path(cache), key), key, source)
+            chunks.open()
+            chunks.fill(lambda part, where: self.extract(encoder, part, spec, f"{title}, {where}", console))
+            found = chunks.joined()
+        self.check_readable(source, found.skipped)
+        return found
+
+    def key(self, encoder: nn.Module, source: ImageSource, spec: InputSpec, chunk_size: int) -> dict[str, Any]:
+        """What features by these settings are a function of."""
+        return feature_key(
+            encoder,
+            source,
+            spec,
+            chunk_size=chunk_size,
+            batch_size=self.config.run.batch_size,
+            device=self.device,
+            precision=self.precision,
+            crop_ratio=self.config.crop_ratio,
+        )
+
+    def extract(
+        self, encoder: nn.Module, source: ImageSource, spec: InputSpec, title: str, console: Console
+    ) -> Features:
+        """Features by these settings, computed now. Raises UserError where memory is short or they are not finite."""
         try:
             found = extract(
                 encoder,
@@ -68,29 +96,65 @@ class Evaluation:
         except torch.OutOfMemoryError:
             size = self.config.run.batch_size
             raise UserError(f"the device has too little memory for run.batch_size = {size}: lower it") from None
-        bad, limit = len(found.skipped), self.config.data.max_unreadable
+        if not bool(torch.isfinite(found.features).all()):
+            raise UserError(
+                f"the features of {title.partition(',')[0]} are not finite: its training has diverged (take an earlier "
+                "checkpoint), or the precision is too low for it (try --run.precision 32-true)"
+            )
+        return found
+
+    def check_readable(self, source: ImageSource, skipped: Sequence[tuple[int, str, str]]) -> None:
+        """UserError where more than `data.max_unreadable` of a source's images cannot be read."""
+        bad, limit = len(skipped), self.config.data.max_unreadable
         if len(source) >= MIN_TRIED and bad > limit * len(source):
-            _, path, why = found.skipped[0]
+            _, path, why = skipped[0]
             raise UserError(
                 f"{bad} of {len(source)} {source.split} images of {source.name} cannot be read, more than "
                 f"data.max_unreadable = {limit}; the first: {path}: {why}"
             )
-        if not bool(torch.isfinite(found.features).all()):
-            raise UserError(
-                f"the features of {title} are not finite: its training has diverged (take an earlier checkpoint), or "
-                "the precision is too low for it (try --run.precision 32-true)"
-            )
-        return found
 
 
-def open_evaluation(command: str, config: EvalConfig) -> Evaluation:
+@dataclass(frozen=True)
+class Evaluation(OpenedEncoder):
+    """A frozen encoder, and the labelled training and test images that it is measured on."""
+
+    train: ImageSource
+    test: ImageSource
+
+    @property
+    def summary(self) -> str:
+        """What is measured on what, for a table's title."""
+        images = f"{len(self.train):,} training and {len(self.test):,} test images"
+        if self.leaves_one_out:
+            images = f"{len(self.train):,} images, each beside all the others"
+        return (
+            f"{self.config.checkpoint} on {self.train.name}: {images}, {len(self.train.classes)} classes, "
+            "± 95 % interval"
+        )
+
+    @property
+    def leaves_one_out(self) -> bool:
+        """Whether the training images are the test images, each beside all the others."""
+        return self.test is self.train
+
+
+def open_evaluation(
+    command: str, config: EvalConfig, *, leave_one_out: bool = False, loaded: LoadedEncoder | None = None
+) -> Evaluation:
     """Load the encoder and open both splits, or raise a UserError that says what is missing.
 
-    `data.channels` null means the encoder's; `data.mean` and `data.std`, where given, replace the encoder's.
+    With `leave_one_out` the training images are the test images as well. `loaded` takes the checkpoint's place.
     """
+    opened = open_encoder(config, loaded)
+    train, test = open_labelled(command, opened.data, leave_one_out=leave_one_out)
+    return Evaluation(**vars(opened), train=train, test=test)
+
+
+def open_encoder(config: EvalConfig, loaded: LoadedEncoder | None = None) -> OpenedEncoder:
+    """Load the encoder, or raise a UserError. `data.mean` and `data.std`, where given, replace the encoder's."""
     device = resolve_device(config.run.device)
     threads = set_threads(config.run.num_threads)
-    loaded = resolve_encoder(config.checkpoint, num_heads=config.num_heads)
+    loaded = loaded or resolve_encoder(config.checkpoint, num_heads=config.num_heads)
     spec = loaded.spec
     if config.data.image_size is not None:
         spec = resized(loaded, config.data.image_size)
@@ -102,11 +166,7 @@ def open_evaluation(command: str, config: EvalConfig) -> Evaluation:
                 f"{spec.channels} channels"
             )
         spec = dataclasses.replace(spec, mean=mean, std=std)
-    data = dataclasses.replace(config.data, channels=config.data.channels or _channels(spec))
-    train, test = open_labelled(command, data)
-    return Evaluation(
-        config, loaded, spec, train, test, device, resolve_precision(config.run.precision, device), threads
-    )
+    return OpenedEncoder(config, loaded, spec, device, resolve_precision(config.run.precision, device), threads)
 
 
 def resized(loaded: LoadedEncoder, size: int) -> EncoderSpec:
@@ -131,19 +191,27 @@ def resized(loaded: LoadedEncoder, size: int) -> EncoderSpec:
     return dataclasses.replace(spec, image_size=(size, size))
 
 
-def open_labelled(command: str, data: DataConfig) -> tuple[ImageSource, ImageSource]:
-    """The training and the test images, both with labels of the same two or more classes."""
+def open_labelled(command: str, data: DataConfig, *, leave_one_out: bool = False) -> tuple[ImageSource, ImageSource]:
+    """The training and the test images, both with labels of the same two or more classes; else a UserError.
+
+    With `leave_one_out` both are the training images.
+    """
     where = f"{data.name} {data.root}" if data.root else data.name
     train = open_dataset(data, "train")
-    if not has_split(data, "test"):
-        raise UserError(f"{where} has no test images: {command} needs {CLASS_FOLDERS} below data.root")
-    test = open_dataset(data, "test")
+    if not leave_one_out and not has_split(data, "test"):
+        other = "; --leave_one_out classifies training images by the others" if command == "knn" else ""
+        needed = f": {command} needs {CLASS_FOLDERS} below data.root"
+        if _is_package_set(data):
+            needed = f", which {command} needs"
+        raise UserError(f"{where} has no test images{needed}{other}")
+    test = train if leave_one_out else open_dataset(data, "test")
+    folders = CLASS_FOLDERS.partition(" and")[0] if leave_one_out else CLASS_FOLDERS
+    mend = f"{command} needs {folders} below data.root, one folder for each class"
+    if _is_package_set(data):
+        mend = "name the column that has them by --data.label_column, or take a set that has labels"
     for source in (train, test):
         if source.labels is None or not source.classes:
-            raise UserError(
-                f"the {source.split} images of {where} have no labels: {command} needs {CLASS_FOLDERS} below "
-                "data.root, one folder for each class"
-            )
+            raise UserError(f"the {source.split} images of {where} have no labels: {mend}")
     in_train, in_test = _classes_with_images(train), _classes_with_images(test)
     if in_train != in_test:
         sides = (("train", in_train - in_test), ("test", in_test - in_train))
@@ -155,6 +223,11 @@ def open_labelled(command: str, data: DataConfig) -> tuple[ImageSource, ImageSou
     if len(in_train) < 2:
         raise UserError(f"{where} has one class only, {_listed(sorted(in_train))}: {command} needs two or more")
     return train, test
+
+
+def _is_package_set(data: DataConfig) -> bool:
+    """Whether torchvision or Hugging Face says what its splits and labels are, rather than folders."""
+    return data.name.startswith((HUGGINGFACE, TORCHVISION))
 
 
 def num_workers(data: DataConfig, source: ImageSource, device: torch.device) -> int:
@@ -183,7 +256,7 @@ def describe_data(evaluation: Evaluation) -> dict[str, Any]:
     }
 
 
-def describe_settings(evaluation: Evaluation) -> dict[str, Any]:
+def describe_settings(evaluation: OpenedEncoder) -> dict[str, Any]:
     """The `settings` entry of a result: every option, and what null and auto came to."""
     return {
         **to_dict(evaluation.config),
@@ -203,13 +276,13 @@ def describe_skipped(train: Features, test: Features, console: Console) -> dict[
     """The `skipped` entry of a result, [[path, why], ...] for each split, said on the console as well."""
     entry = {}
     for split, found in (("train", train), ("test", test)):
-        entry[split] = [[path, why] for _, path, why in found.skipped]
-        if found.skipped:
+        entry[split] = [[tsv_field(path), why] for _, path, why in found.skipped]
+        if found.skipped and not (split == "test" and test is train):
             _, path, why = found.skipped[0]
             bad = len(found.skipped)
             total = f"{bad + len(found.indices):,} {'training' if split == 'train' else split} images"
             left_out = "is left out" if bad == 1 else "are left out, all named in the result; the first"
-            say(console, f"{bad:,} of {total} cannot be read and {left_out}: {path}: {why}")
+            say(console, f"{bad:,} of {total} cannot be read and {left_out}: {tsv_field(path)}: {why}")
     return entry
 
 

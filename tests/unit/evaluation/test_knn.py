@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from patchmix.evaluation import knn as module
+from patchmix.evaluation import retrieval as module
 from patchmix.evaluation.knn import knn_predict, leave_one_out_knn
 
 

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import random
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from patchmix.errors import UserError
 from patchmix.evaluation.results import (
-    interval_over_draws,
+    asked_for,
     print_table,
     result_path,
     spread,
@@ -56,34 +55,9 @@ def test_wilson_interval_contains_the_accuracy_and_stays_between_0_and_100(total
     assert high > low
 
 
-def test_intervals_over_draws_are_wider_than_either_uncertainty_alone() -> None:
-    draws = [74.0, 76.0, 75.0, 77.0, 73.0]
-    low, high = interval_over_draws(draws, 1000)
-    images = wilson_interval(750, 1000)
-    labels = 2.776 * spread(draws) / math.sqrt(5)
-    assert low < images[0] < images[1] < high
-    assert high - low > 2 * labels
-    assert high - 75 == pytest.approx(math.hypot(images[1] - 75, labels), abs=1e-3)
-
-
-def test_intervals_over_draws_cover_the_truth_as_often_as_they_say() -> None:
-    generator = random.Random(0)
-    covered = 0
-    for _ in range(400):
-        hard = [generator.random() < 0.3 for _ in range(300)]  # which test images were sampled
-        draws = []
-        for _ in range(5):
-            skill = generator.gauss(0, 0.02)  # which labels were drawn
-            right = sum(generator.random() < (0.5 if each else 0.9) + skill for each in hard)
-            draws.append(100 * right / 300)
-        low, high = interval_over_draws(draws, 300)
-        covered += low <= 78 <= high
-    assert 0.93 <= covered / 400 <= 1
-
-
-def test_one_draw_has_no_spread_and_the_interval_of_its_test_images() -> None:
+def test_one_draw_has_no_spread() -> None:
     assert spread([80.0]) == 0
-    assert interval_over_draws([80.0], 50) == pytest.approx(wilson_interval(40, 50))
+    assert spread([79.0, 81.0]) == pytest.approx(math.sqrt(2))
 
 
 def test_a_result_is_one_json_file_with_every_entry(tmp_path: Path) -> None:
@@ -106,6 +80,60 @@ def test_a_result_that_cannot_be_serialised_leaves_the_old_one_whole(tmp_path: P
         write_result(path, **entries(metrics={"top1_k20": math.nan}))
     assert path.read_bytes() == before
     assert os.listdir(path.parent) == ["knn.json"]
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"checkpoint": "runs/b"},
+        {"data": {"name": "mnist5k", "fingerprint": {"train": "1"}}},
+        {"settings": {"seed": 1}},
+        {"settings": {"seed": 0, "run": {"precision": "bf16-mixed"}}},
+    ],
+)
+def test_an_evaluation_of_other_settings_is_kept_and_that_is_said(tmp_path: Path, change: dict[str, Any]) -> None:
+    path = result_path("knn", tmp_path, None)
+    write_result(path, **entries())
+    first, text = path.read_bytes(), io.StringIO()
+    write_result(path, **entries(**change), console=Console(file=text, width=40))
+    assert path.with_name("knn-1.json").read_bytes() == first
+    assert text.getvalue() == f"{path} held an evaluation of other settings: it is kept as knn-1.json\n"
+    assert asked_for(read(path)) != asked_for(read(path.with_name("knn-1.json")))
+
+
+def test_the_same_settings_on_another_machine_replace_the_result(tmp_path: Path) -> None:
+    path = result_path("knn", tmp_path, None)
+    here = {"seed": 0, "used": {"device": "cpu"}, "run": {"device": "cpu", "num_threads": 2}, "output": None}
+    there = {"seed": 0, "used": {"device": "cuda"}, "run": {"device": "auto", "num_threads": 9}, "output": "x"}
+    write_result(path, **entries(settings=here))
+    text = io.StringIO()
+    write_result(path, **entries(settings=there, seconds=9.0), console=Console(file=text))
+    assert names(path.parent) == ["knn.json"]
+    assert (text.getvalue(), read(path)["seconds"]) == ("", 9.0)
+
+
+def test_every_setting_has_one_file_and_the_newest_has_the_plain_name(tmp_path: Path) -> None:
+    path = result_path("knn", tmp_path, None)
+    for seed in (0, 1, 2, 0, 1, 0):
+        write_result(path, **entries(settings={"seed": seed}))
+        assert read(path)["settings"]["seed"] == seed
+    assert names(path.parent) == ["knn-1.json", "knn-2.json", "knn.json"]
+    assert sorted(read(each)["settings"]["seed"] for each in path.parent.iterdir()) == [0, 1, 2]
+
+
+def test_a_damaged_result_is_replaced(tmp_path: Path) -> None:
+    path = result_path("knn", tmp_path, None)
+    path.write_text('{"metrics": ')
+    write_result(path, **entries())
+    assert names(path.parent) == ["knn.json"]
 
 
 def test_output_wins_over_the_run_and_the_current_directory_is_last(
