@@ -43,6 +43,7 @@ demo: setup  ## pre-train on 5,000 digits, measure, write a report (about 5 minu
 		'  metrics.jsonl       every step; curves: $(BIN)/tensorboard --logdir $(DEMO)'
 	@printf '\n%s\n' 'Try next:' \
 		'  $(BIN)/patchmix pretrain --data.root YOUR_IMAGES' \
+		'  $(BIN)/patchmix probe --checkpoint $(DEMO) --fast' \
 		'  $(BIN)/patchmix pretrain --recipe demo --output runs/unmixed --method.num_mix 1' \
 		'  $(BIN)/patchmix recipes'
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import class_token
+import knn
+import logistic
 import mixing_share
 import waiting
 from patchmix.environment import environment
@@ -24,7 +26,7 @@ def lines() -> Iterator[str]:
         f"`make bench` on {hardware['cpu']}, {hardware['usable_cores']} usable cores, {hardware['threads']} threads, "
         f"{hardware['memory_gib']} GiB; Python {found['python']}, torch {packages['torch']}, timm {packages['timm']}."
     )
-    for benchmark in (mixing_share, class_token, waiting):
+    for benchmark in (mixing_share, class_token, waiting, knn, logistic):
         yield ""
         yield from benchmark.lines()
 

@@ -69,6 +69,9 @@ class KnnConfig(FrozenConfig):
     recall_at: tuple[int, ...] = option(
         (1, 5, 10), "retrieval: is an image of the same class among the N nearest?", POSITIVES
     )
+    average_precision: bool = option(
+        True, "retrieval: mAP too; it sorts all training images for each test image, several times the work of kNN"
+    )
 
 
 FewshotClassifier = Literal["logistic", "knn", "finetune"]

@@ -17,10 +17,11 @@ from patchmix.config import EmbedConfig
 from patchmix.data.datasets import ImageSource, has_split, open_dataset
 from patchmix.data.unreadable import tsv_field
 from patchmix.errors import RunError, UserError
+from patchmix.evaluation.description import describe_settings
 from patchmix.evaluation.embedding_files import Part, Parts, pyarrow, write_npz, write_parquet
 from patchmix.evaluation.feature_cache import FeatureChunks
 from patchmix.evaluation.features import Features, nothing_readable
-from patchmix.evaluation.opening import OpenedEncoder, describe_settings, open_encoder
+from patchmix.evaluation.opening import OpenedEncoder, open_encoder
 from patchmix.evaluation.pooling import PooledEncoder
 from patchmix.evaluation.results import result_path, write_result
 from patchmix.files import replacing

@@ -31,16 +31,11 @@ from torch import Tensor
 from patchmix.config import EvalConfig, FewshotConfig, FinetuneConfig
 from patchmix.data.sources import Subset
 from patchmix.evaluation.baselines import PIXELS, Subject, subjects
+from patchmix.evaluation.description import describe_data, describe_settings, describe_skipped
 from patchmix.evaluation.few_labels import Amount, choose_amounts, draw_labelled
 from patchmix.evaluation.knn import knn_predict
-from patchmix.evaluation.opening import (
-    Evaluation,
-    describe_data,
-    describe_settings,
-    describe_skipped,
-    num_workers,
-    open_evaluation,
-)
+from patchmix.evaluation.logistic import equalise
+from patchmix.evaluation.opening import Evaluation, num_workers, open_evaluation
 from patchmix.evaluation.results import (
     Interval,
     print_table,
@@ -93,13 +88,6 @@ def predict_logistic(train: Tensor, train_labels: Tensor, test: Tensor) -> tuple
         model.fit(train.double().numpy(), train_labels.numpy())
     converged = not any(issubclass(each.category, ConvergenceWarning) for each in caught)
     return torch.from_numpy(model.predict(test.double().numpy())), converged
-
-
-def equalise(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
-    """Both centred by the training mean and scaled by one number, so that training variances average 1."""
-    mean = train.mean(dim=0)
-    scale = (train - mean).square().mean().sqrt().clamp(min=1e-12)
-    return (train - mean) / scale, (test - mean) / scale
 
 
 class _Measured:

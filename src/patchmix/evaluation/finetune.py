@@ -18,8 +18,9 @@ from torch import Tensor
 from patchmix import checkpoint
 from patchmix.config import FinetuneConfig, to_dict
 from patchmix.environment import package_versions
+from patchmix.evaluation.description import describe_data, describe_settings
 from patchmix.evaluation.features import Features
-from patchmix.evaluation.opening import Evaluation, describe_data, describe_settings, num_workers, open_evaluation
+from patchmix.evaluation.opening import Evaluation, num_workers, open_evaluation
 from patchmix.evaluation.results import Interval, print_table, result_path, with_interval, write_result
 from patchmix.evaluation.scores import accuracies, per_class
 from patchmix.evaluation.training_progress import TrainingProgress

@@ -19,7 +19,8 @@ from torch import Tensor
 from patchmix.config import KnnConfig
 from patchmix.errors import UserError
 from patchmix.evaluation.baselines import Subject, subjects
-from patchmix.evaluation.opening import describe_data, describe_settings, describe_skipped, open_evaluation
+from patchmix.evaluation.description import describe_data, describe_settings, describe_skipped
+from patchmix.evaluation.opening import open_evaluation
 from patchmix.evaluation.results import Interval, print_table, result_path, verdict, with_interval, write_result
 from patchmix.evaluation.retrieval import average_precision, found_among, nearest
 from patchmix.evaluation.scores import bootstrap_interval, per_class
@@ -104,7 +105,7 @@ def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
     """Classify the test images by their nearest training images; print, write and return the result.
 
     Metrics are `top1_k{k}`, `recall_at_{N}` (share of test images with an image of their class among the N nearest
-    training images) and `map` (`retrieval.average_precision`, mean over test images) for the encoder, with
+    training images) and, with `average_precision`, `map` (`retrieval.average_precision`, mean over test images), with
     `random_init_` and `pixels_` in front for the untrained encoder and raw pixels. With `leave_one_out` the training
     images are the test images, each beside all the others. A k or N above the number of training images keeps its
     name and means all of them: `settings.neighbours` has the numbers used. Raises UserError for whatever the user can
@@ -161,7 +162,7 @@ def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
     )
     headers = [f"k = {k}" if k <= available else f"k = {k} ({available} used)" for k in ks]
     print_table(console, f"kNN top-1 %, {evaluation.summary}", ["", *headers], votes)
-    retrieved = [*(f"recall@{number}" for number in recall_at), "mAP"]
+    retrieved = [*(f"recall@{number}" for number in recall_at), *(["mAP"] if config.average_precision else [])]
     print_table(console, "Retrieval of images of the same class, %", ["", *retrieved], retrievals)
     others = "other images" if config.leave_one_out else "training images"
     for option, numbers, what in (("k", ks, "vote"), ("recall_at", recall_at, "count")):
@@ -202,12 +203,12 @@ def _measure(
         within.append(found_among(neighbours, labels, recall_at))
     predicted = dict(zip(ks, torch.cat(predictions, dim=1).cpu(), strict=True))
     found = dict(zip(recall_at, torch.cat(within, dim=1).cpu(), strict=True))
-    precision = average_precision(
-        train, train_labels, test, test_labels, chunk_size=config.chunk_size, exclude_self=config.leave_one_out
-    )
     scores = {
         **{f"top1_k{k}": predicted[k] == subject.test.labels for k in ks},
         **{f"recall_at_{number}": found[number] for number in recall_at},
-        "map": precision.cpu(),
     }
+    if config.average_precision:
+        scores["map"] = average_precision(
+            train, train_labels, test, test_labels, chunk_size=config.chunk_size, exclude_self=config.leave_one_out
+        ).cpu()
     return _Found(subject.test.labels, predicted, scores)

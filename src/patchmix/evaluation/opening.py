@@ -12,18 +12,17 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from patchmix.config import DataConfig, EvalConfig, FrozenConfig, to_dict
+from patchmix.config import DataConfig, EvalConfig, FrozenConfig
 from patchmix.config.training import HUGGINGFACE, TORCHVISION
 from patchmix.data.datasets import ImageSource, has_split, open_dataset
-from patchmix.data.unreadable import MIN_TRIED, tsv_field
+from patchmix.data.unreadable import MIN_TRIED
 from patchmix.environment import resolve_device, resolve_precision, set_threads, usable_cores
 from patchmix.errors import UserError
 from patchmix.evaluation.feature_cache import CACHE_CHUNK, FeatureChunks, cache_directory, feature_key
-from patchmix.evaluation.features import Features, InputSpec, describe_preparation, extract
+from patchmix.evaluation.features import Features, InputSpec, extract
 from patchmix.models.backbones import feature_width
 from patchmix.models.loading import LoadedEncoder, resolve_encoder
 from patchmix.models.spec import EncoderSpec
-from patchmix.progress import say
 
 CLASS_FOLDERS = "train/<class>/... and test/<class>/... (or val/<class>/...)"
 
@@ -239,51 +238,6 @@ def num_workers(data: DataConfig, source: ImageSource, device: torch.device) -> 
     cores = usable_cores()
     # On the CPU the encoder needs the cores itself.
     return max(1, cores // 4) if device.type == "cpu" else max(1, min(cores - 1, 16))
-
-
-def describe_data(evaluation: Evaluation) -> dict[str, Any]:
-    """The `data` entry of a result."""
-    data, train, test = evaluation.config.data, evaluation.train, evaluation.test
-    return {
-        "name": data.name,
-        "root": data.root,
-        "limit": data.limit,
-        "num_train": len(train),
-        "num_test": len(test),
-        "num_classes": len(train.classes),
-        "classes": list(train.classes),
-        "fingerprint": {"train": train.fingerprint, "test": test.fingerprint},
-    }
-
-
-def describe_settings(evaluation: OpenedEncoder) -> dict[str, Any]:
-    """The `settings` entry of a result: every option, and what null and auto came to."""
-    return {
-        **to_dict(evaluation.config),
-        "encoder": evaluation.spec.to_dict(),
-        "loaded": evaluation.loaded.description,
-        "features": "before any head, momentum encoder where there is one",
-        "preparation": describe_preparation(evaluation.spec, evaluation.config.crop_ratio),
-        "used": {
-            "device": str(evaluation.device),
-            "precision": evaluation.precision,
-            "num_threads": evaluation.num_threads,
-        },
-    }
-
-
-def describe_skipped(train: Features, test: Features, console: Console) -> dict[str, list[list[Any]]]:
-    """The `skipped` entry of a result, [[path, why], ...] for each split, said on the console as well."""
-    entry = {}
-    for split, found in (("train", train), ("test", test)):
-        entry[split] = [[tsv_field(path), why] for _, path, why in found.skipped]
-        if found.skipped and not (split == "test" and test is train):
-            _, path, why = found.skipped[0]
-            bad = len(found.skipped)
-            total = f"{bad + len(found.indices):,} {'training' if split == 'train' else split} images"
-            left_out = "is left out" if bad == 1 else "are left out, all named in the result; the first"
-            say(console, f"{bad:,} of {total} cannot be read and {left_out}: {tsv_field(path)}: {why}")
-    return entry
 
 
 def _channels(spec: EncoderSpec) -> Any:

@@ -12,7 +12,8 @@ from typing import Any
 from rich.console import Console
 
 from patchmix.config import ProbeConfig
-from patchmix.evaluation.opening import describe_data, describe_settings, open_evaluation
+from patchmix.evaluation.description import describe_data, describe_settings
+from patchmix.evaluation.opening import open_evaluation
 from patchmix.evaluation.probe_fast import fast_probe, fast_settings
 from patchmix.evaluation.probe_protocol import protocol_probe, protocol_settings
 from patchmix.evaluation.results import Interval, result_path, verdict, write_result

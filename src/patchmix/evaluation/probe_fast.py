@@ -24,9 +24,10 @@ from patchmix.data.datasets import ImageSource
 from patchmix.errors import UserError
 from patchmix.evaluation.augmented import Augmented, probe_augmentation
 from patchmix.evaluation.baselines import pixel_evaluation
+from patchmix.evaluation.description import describe_skipped
 from patchmix.evaluation.features import Features, InputSpec
 from patchmix.evaluation.logistic import equalise, fit_logistic
-from patchmix.evaluation.opening import Evaluation, describe_skipped
+from patchmix.evaluation.opening import Evaluation
 from patchmix.evaluation.pooling import WHOLE, ProbeEncoder
 from patchmix.evaluation.probe_heads import held_out
 from patchmix.evaluation.probe_outcome import GridEntry, Outcome, Row, available, best

@@ -23,8 +23,9 @@ from patchmix.data.sources import Subset
 from patchmix.data.unreadable import UnreadableLimit
 from patchmix.errors import RunError, UserError
 from patchmix.evaluation.augmented import probe_augmentation
+from patchmix.evaluation.description import describe_skipped
 from patchmix.evaluation.features import autocast, evaluating
-from patchmix.evaluation.opening import Evaluation, describe_skipped, num_workers
+from patchmix.evaluation.opening import Evaluation, num_workers
 from patchmix.evaluation.pooling import ProbeEncoder
 from patchmix.evaluation.probe_heads import LinearHeads, held_out
 from patchmix.evaluation.probe_outcome import GridEntry, Outcome, Row, available, best

@@ -69,6 +69,12 @@ def test_more_neighbours_than_images_is_said_and_keeps_its_name(run: Path, folde
     assert "k = 100, 200: there are only 40 training images, so all of them vote." in text
 
 
+def test_average_precision_can_be_left_out(run: Path, folder: Path) -> None:
+    result, text = run_knn(run, folder, k=(5,), recall_at=(1,), average_precision=False, baselines=False)
+    assert set(result["metrics"]) == {"top1_k5", "recall_at_1"}
+    assert "mAP" not in text
+
+
 def test_without_baselines_only_the_encoder_is_measured(run: Path, folder: Path, tmp_path: Path) -> None:
     options = {"baselines": False, "output": str(tmp_path / "elsewhere")}
     result, _ = run_knn(run, folder, k=(5,), recall_at=(3,), **options)

@@ -15,7 +15,8 @@ from patchmix.config import FewshotConfig
 from patchmix.errors import UserError
 from patchmix.evaluation import fewshot as module
 from patchmix.evaluation.few_labels import Amount, choose_amounts, draw_labelled
-from patchmix.evaluation.fewshot import equalise, predict_logistic
+from patchmix.evaluation.fewshot import predict_logistic
+from patchmix.evaluation.logistic import equalise
 
 
 @settings(max_examples=30, deadline=None)

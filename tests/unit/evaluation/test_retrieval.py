@@ -88,7 +88,7 @@ def test_recall_equals_torchmetrics_hit_rate(number: int) -> None:
     assert found.tolist() == expected
 
 
-def test_sorting_on_other_devices_gives_the_same_rows() -> None:
+def test_rows_are_sorted_as_torch_sorts_them() -> None:
     rows = torch.randn(3, 50, generator=torch.Generator().manual_seed(0))
     expected = rows.sort(dim=1).values
     assert torch.equal(module._ascending(rows.clone()), expected)
