@@ -73,7 +73,7 @@ class Outcome:
             for pooling in dict.fromkeys(each.pooling for each in self.grid)
         ]
         title = f"Heads, top-1 % on {self.num_held_out:,} held-out training images; * is reported"
-        print_table(console, title, [f"{self.value_name}", *(f"{value:.3g}" for value in values)], rows)
+        print_table(console, title, [f"{self.value_name}", *(f"{value:.4g}" for value in values)], rows)
         lines = [
             [row.title, *(with_interval(metrics[name], intervals[name]) for name in row.scores()[0])]
             for row in self.rows
