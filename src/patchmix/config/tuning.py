@@ -58,7 +58,9 @@ class ProbeConfig(TuningConfig, FrozenConfig):
     )
     copies: int = option(4, "fast: augmented copies of each training image, beside the plain one", NON_NEGATIVE)
     penalties: tuple[float, ...] = option(
-        (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0), "fast: inverse L2 penalties (scikit-learn's C), one head each", POSITIVES
+        (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0),
+        "fast: inverse L2 penalties (scikit-learn's C), one head each",
+        POSITIVES,
     )
 
 

@@ -17,6 +17,8 @@ SUBJECTS = {"": "this run", "pixels_": "raw pixels", "random_init_": "untrained 
 COMMANDS = {
     "knn": ("Nearest neighbours", "weighted votes of the k most similar training images"),
     "fewshot": ("Few labels", "logistic regression on the features of a few labelled images"),
+    "probe": ("Linear probe", "linear classifiers on frozen features; the head that held-out training images chose"),
+    "finetune": ("Fine-tuning", "the whole network, trained with all labels"),
 }
 CLASSIFIERS = {"": "", "knn_": ", nearest neighbours", "finetune_": ", fine-tuned"}
 """What the names of few-label metrics begin with, as a heading ends."""
@@ -50,14 +52,19 @@ def figures(result: Result) -> dict[str, dict[str, Measured]]:
 
 
 def main_metric(names: list[str]) -> str | None:
-    """The metric that a result is judged by: 20 neighbours, 10 labels per class; else the first."""
-    return next((name for name in ("top1_k20", "top1_10_per_class") if name in names), next(iter(names), None))
+    """The metric that a result is judged by: 20 neighbours, 10 labels per class, top-1; else the first."""
+    preferred = ("top1_k20", "top1_10_per_class", "top1")
+    return next((name for name in preferred if name in names), next(iter(names), None))
 
 
 HEADINGS = {
     "map": "retrieval, mAP",
+    "top1": "top-1",
+    "top5": "top-5",
     "top1_published": "the paper's head",
+    "top5_published": "the paper's head, top-5",
     "top1_ema": "moving average of the weights",
+    "top5_ema": "moving average, top-5",
     "holdout_top1": "held-out training images",
 }
 
