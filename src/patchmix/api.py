@@ -120,8 +120,11 @@ def results(*runs: StrPath) -> dict[str, Any]:
     `figures` has one record for every figure of every evaluation, `means` those over seeds, `notes` what must not be
     compared. Raises UserError.
     """
+    from patchmix.errors import UserError
     from patchmix.reporting.results_table import collect
 
+    if not runs:
+        raise UserError('runs are missing: results("runs/a", "runs/b")')
     return collect([os.fspath(run) for run in runs])
 
 

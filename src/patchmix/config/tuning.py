@@ -63,6 +63,11 @@ class ProbeConfig(TuningConfig, FrozenConfig):
         POSITIVES,
     )
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        expected = "null with --fast, which has no learning rates but --penalties"
+        require(not (self.fast and self.lr is not None), "lr", self.lr, expected)
+
 
 @dataclass(frozen=True)
 class FinetuneConfig(TuningConfig):

@@ -158,6 +158,18 @@ def fewshot(config: FewshotConfig, console: Console | None = None) -> dict[str, 
                     predictions = [predict(each) for each in drawn]
                 column.append(found.add(name, predictions, subject.test.labels, classes))
             columns.append(column)
+    deviation = f"; in brackets the standard deviation of {config.draws} draws" if config.draws > 1 else ""
+    say(console, f"Few labels, {evaluation.summary}{deviation}")
+    for classifier, columns in tables.items():
+        header, *lines = zip(["", *(amount.title for amount in amounts)], *columns, strict=True)
+        print_table(console, f"{TITLES[classifier]}, top-1 %", header, lines)
+    if left_out:
+        named = ", ".join(str(amount.number) for amount in left_out)
+        say(console, f"Not measured: {named} labels per class, more than some class has training images.")
+    if found.unconverged:
+        say(console, f"{found.unconverged} fits had not converged after {MAX_ITERATIONS} iterations.")
+    say(console, verdict(found.metrics, found.intervals, f"{PREFIXES[next(iter(tables))]}top1_{amounts[-1].name}"))
+    # After the tables: a full disk must not take what was measured with it.
     result = write_result(
         path,
         command="fewshot",
@@ -178,17 +190,6 @@ def fewshot(config: FewshotConfig, console: Console | None = None) -> dict[str, 
         seconds=time.perf_counter() - started,
         console=console,
     )
-    deviation = f"; in brackets the standard deviation of {config.draws} draws" if config.draws > 1 else ""
-    say(console, f"Few labels, {evaluation.summary}{deviation}")
-    for classifier, columns in tables.items():
-        header, *lines = zip(["", *(amount.title for amount in amounts)], *columns, strict=True)
-        print_table(console, f"{TITLES[classifier]}, top-1 %", header, lines)
-    if left_out:
-        named = ", ".join(str(amount.number) for amount in left_out)
-        say(console, f"Not measured: {named} labels per class, more than some class has training images.")
-    if found.unconverged:
-        say(console, f"{found.unconverged} fits had not converged after {MAX_ITERATIONS} iterations.")
-    say(console, verdict(found.metrics, found.intervals, f"{PREFIXES[next(iter(tables))]}top1_{amounts[-1].name}"))
     say(console, f"Written to {path}")
     return result
 

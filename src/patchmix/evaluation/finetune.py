@@ -205,6 +205,10 @@ def _report(
     for split, found_bad in left_out.items():
         if found_bad:
             say(console, f"{len(found_bad):,} {split} images cannot be read; the first: {': '.join(found_bad[0])}")
+    on = evaluation.summary.removeprefix(f"{SCRATCH} ")
+    begun = f"From scratch, {config.architecture}, " if config.checkpoint == SCRATCH else "Fine-tuned, "
+    print_table(console, f"{begun}{counted(config.epochs, 'epoch')}, {on}", ["", "top-1 %", "top-5 %"], rows)
+    # After the tables: a full disk must not take what was measured with it.
     result = write_result(
         path,
         command="finetune",
@@ -224,8 +228,5 @@ def _report(
         seconds=seconds,
         console=console,
     )
-    on = evaluation.summary.removeprefix(f"{SCRATCH} ")
-    begun = f"From scratch, {config.architecture}, " if config.checkpoint == SCRATCH else "Fine-tuned, "
-    print_table(console, f"{begun}{counted(config.epochs, 'epoch')}, {on}", ["", "top-1 %", "top-5 %"], rows)
     say(console, f"Written to {path}; the network to {path.with_suffix('') / MODEL_FILE}")
     return result

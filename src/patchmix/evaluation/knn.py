@@ -142,6 +142,16 @@ def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
         ]
         votes.append([subject.title, *cells[: len(ks)]])
         retrievals.append([subject.title, *cells[len(ks) :]])
+    headers = [f"k = {k}" if k <= available else f"k = {k} ({available} used)" for k in ks]
+    print_table(console, f"kNN top-1 %, {evaluation.summary}", ["", *headers], votes)
+    retrieved = [*(f"recall@{number}" for number in recall_at), *(["mAP"] if config.average_precision else [])]
+    print_table(console, "Retrieval of images of the same class, %", ["", *retrieved], retrievals)
+    others = "other images" if config.leave_one_out else "training images"
+    for option, numbers, what in (("k", ks, "vote"), ("recall_at", recall_at, "count")):
+        if bounded := ", ".join(str(number) for number in numbers if number > available):
+            say(console, f"{option} = {bounded}: there are only {available} {others}, so all of them {what}.")
+    say(console, verdict(metrics, intervals, f"top1_k{main}"))
+    # After the tables: a full disk must not take what was measured with it.
     result = write_result(
         path,
         command="knn",
@@ -160,15 +170,6 @@ def knn(config: KnnConfig, console: Console | None = None) -> dict[str, Any]:
         seconds=time.perf_counter() - started,
         console=console,
     )
-    headers = [f"k = {k}" if k <= available else f"k = {k} ({available} used)" for k in ks]
-    print_table(console, f"kNN top-1 %, {evaluation.summary}", ["", *headers], votes)
-    retrieved = [*(f"recall@{number}" for number in recall_at), *(["mAP"] if config.average_precision else [])]
-    print_table(console, "Retrieval of images of the same class, %", ["", *retrieved], retrievals)
-    others = "other images" if config.leave_one_out else "training images"
-    for option, numbers, what in (("k", ks, "vote"), ("recall_at", recall_at, "count")):
-        if bounded := ", ".join(str(number) for number in numbers if number > available):
-            say(console, f"{option} = {bounded}: there are only {available} {others}, so all of them {what}.")
-    say(console, verdict(metrics, intervals, f"top1_k{main}"))
     say(console, f"Written to {path}")
     return result
 

@@ -120,6 +120,18 @@ class Evaluation(OpenedEncoder):
     train: ImageSource
     test: ImageSource
 
+    def features(
+        self, encoder: nn.Module, source: ImageSource, spec: InputSpec, title: str, console: Console
+    ) -> Features:
+        """As of any encoder; UserError too where not one training image of a class can be read."""
+        found = super().features(encoder, source, spec, title, console)
+        if source is self.train and source.labels is not None and found.labels is not None:
+            lost = sorted(set(source.labels.tolist()) - set(found.labels.tolist()))
+            if lost:
+                names = _listed([source.classes[label] for label in lost])
+                raise UserError(f"no training image of class {names} can be read: replace its files")
+        return found
+
     @property
     def summary(self) -> str:
         """What is measured on what, for a table's title."""
@@ -205,7 +217,7 @@ def open_labelled(command: str, data: DataConfig, *, leave_one_out: bool = False
         raise UserError(f"{where} has no test images{needed}{other}")
     test = train if leave_one_out else open_dataset(data, "test")
     folders = CLASS_FOLDERS.partition(" and")[0] if leave_one_out else CLASS_FOLDERS
-    mend = f"{command} needs {folders} below data.root, one folder for each class"
+    mend = f"{command} needs {folders} below data.root, one folder for each of two or more classes"
     if _is_package_set(data):
         mend = "name the column that has them by --data.label_column, or take a set that has labels"
     for source in (train, test):

@@ -46,6 +46,12 @@ def probe(config: ProbeConfig, console: Console | None = None) -> dict[str, Any]
         intervals |= bounds
     first = outcome.rows[0]
     classes = evaluation.train.classes
+    kind = "fast" if config.fast else f"{config.epochs} epochs"
+    say(console, f"Linear probe ({kind}), {evaluation.summary}")
+    outcome.print(console, metrics, intervals)
+    if config.fast:
+        say(console, verdict(metrics, intervals, "top1"))
+    # After the tables: a full disk must not take what was measured with it.
     result = write_result(
         path,
         command="probe",
@@ -67,10 +73,5 @@ def probe(config: ProbeConfig, console: Console | None = None) -> dict[str, Any]
         seconds=time.perf_counter() - started,
         console=console,
     )
-    kind = "fast" if config.fast else f"{config.epochs} epochs"
-    say(console, f"Linear probe ({kind}), {evaluation.summary}")
-    outcome.print(console, metrics, intervals)
-    if config.fast:
-        say(console, verdict(metrics, intervals, "top1"))
     say(console, f"Written to {path}")
     return result

@@ -25,6 +25,8 @@ TITLES = {
     SCRATCH: "trained from scratch",
 }
 
+ALWAYS_SAID = ("epochs", "fast", "freeze", "leave_one_out")
+
 Key = tuple[Path | str, int | None]
 
 
@@ -189,6 +191,7 @@ def _order(command: str) -> tuple[int, str]:
 def _variants(evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
     """Evaluations by what tells their protocols apart, in words: '' where nothing does.
 
+    What makes an evaluation another one than its name says (ALWAYS_SAID) stands there also where all share it.
     Options of the data belong to a run (its size, its channels) unless one run was evaluated with several.
     """
     protocols = [(each, each.protocol) for each in evaluations]
@@ -203,9 +206,14 @@ def _variants(evaluations: list[Evaluation]) -> dict[str, list[Evaluation]]:
             telling.append(name)
     found: dict[str, list[Evaluation]] = {}
     for each, protocol in protocols:
-        label = ", ".join(f"{name} = {_text(protocol.get(name))}" for name in telling)
+        said = [name for name in names if name in telling or _is_unusual(each, name)]
+        label = ", ".join(f"{name} = {_text(protocol.get(name))}" for name in said)
         found.setdefault(label, []).append(each)
     return found
+
+
+def _is_unusual(evaluation: Evaluation, name: str) -> bool:
+    return name in ALWAYS_SAID and evaluation.protocol.get(name) != evaluation.defaults.get(name)
 
 
 def _text(value: Any) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 from patchmix import checkpoint
 from patchmix.config import DataConfig, EvalRunConfig, FewshotConfig, KnnConfig
 from patchmix.data.loading import normalise
-from patchmix.errors import UserError
+from patchmix.errors import RunError, UserError
 from patchmix.evaluation.baselines import pixel_subject, subjects
 from patchmix.evaluation.fewshot import fewshot
 from patchmix.evaluation.knn import knn, knn_predict
@@ -267,3 +267,27 @@ def test_raw_pixels_of_mnist_reach_their_published_figures(run: Path) -> None:
     predicted = knn_predict(pixels.train.features, pixels.train.labels, pixels.test.features, num_classes=10, k=(20,))
     # The issue measured 93.3 to 95.1 % over five splits.
     assert 0.933 <= (predicted[0] == pixels.test.labels).float().mean() <= 0.951
+
+
+def test_a_class_without_a_readable_training_image_is_refused(run: Path, folder: Path) -> None:
+    for file in (folder / "train" / "left").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="no training image of class left can be read"):
+        run_knn(run, folder, k=(5,))
+
+
+def test_what_was_measured_is_shown_before_the_disk_turns_out_full(
+    run: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = io.StringIO()
+
+    def full(*given: Any, **options: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("patchmix.files.os.fsync", full)
+    data = DataConfig(name="folder", root=str(folder), num_workers=0)
+    config = KnnConfig(checkpoint=str(run), data=data, run=EvalRunConfig(device="cpu", num_threads=1), k=(5,))
+    with pytest.raises(RunError, match="No space left"):
+        knn(config, Console(file=text, width=100))
+    assert "raw pixels" in text.getvalue()
+    assert not (run / "results" / "knn.json").exists()

@@ -165,3 +165,8 @@ def test_a_diverged_head_is_never_the_best() -> None:
 def test_a_network_that_has_no_such_pooling_gets_the_ones_it_has() -> None:
     assert available({"mean": slice(0, 3)}, ("token", "mean")) == {"mean": slice(0, 3)}
     assert available({"default": slice(0, 3)}, ("token", "mean")) == {"default": slice(0, 3)}
+
+
+def test_learning_rates_do_not_belong_to_the_fast_probe() -> None:
+    with pytest.raises(UserError, match=r"lr = .* is not accepted: null with --fast"):
+        ProbeConfig(checkpoint="x", fast=True, lr=(0.1,))

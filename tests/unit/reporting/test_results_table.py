@@ -216,3 +216,12 @@ def test_a_recipe_that_is_not_the_papers_is_written_in_every_format(format: str,
     run = write_run(tmp_path / "a", recipe="demo")
     write(run, "knn", {"top1_k20": 91.0})
     assert "91.0" in shown(run, format=format)
+
+
+def test_what_is_not_the_protocol_is_said_even_where_all_share_it(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "a")
+    write(run, "probe", {"top1": 93.0}, fast=True)
+    write(run, "finetune", {"top1": 96.0}, epochs=2)
+    text = shown(run)
+    assert "93.0" in " ".join(line(text, "linear probe (fast = true)"))
+    assert "96.0" in " ".join(line(text, "fine-tuned (epochs = 2)"))
