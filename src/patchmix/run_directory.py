@@ -91,13 +91,9 @@ def open_run_directory(
         raise UserError(f"output = {str(path)!r} holds other files ({names}): name a new or empty directory")
     if is_run and not resume and _has_begun(path):
         with contextlib.suppress(OSError):
-            lock_directory(path).close()  # raises where a process is training in it
+            lock_directory(path).close()  # raises where a process is at work in it
         raise UserError(f"{path} holds a run already: add --resume to go on with it, or name another --output")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = lock_directory(path)
-    except OSError as error:
-        raise UserError(f"output = {str(path)!r} cannot be written: {error.strerror}") from None
+    lock = claim_directory(path)
     directory = RunDirectory(path, None, [], lock, recipe, reasons)
     try:
         if resume:
@@ -203,6 +199,15 @@ def flatten(section: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def claim_directory(path: Path) -> IO[str]:
+    """Make a directory and lock it; UserError where it cannot be written, or another process is in it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        return lock_directory(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}; give another --output") from None
+
+
 def lock_directory(path: Path) -> IO[str]:
     """Keep other processes out of a directory until the file is closed; UserError where one is in it."""
     lock = (path / ".lock").open("a")
@@ -210,5 +215,5 @@ def lock_directory(path: Path) -> IO[str]:
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # lockf: worker processes do not inherit it
     except OSError:
         lock.close()
-        raise UserError(f"another process is training in {path}: wait for it, or name another --output") from None
+        raise UserError(f"another process is at work in {path}: wait for it, or name another --output") from None
     return lock

@@ -90,7 +90,7 @@ def test_two_processes_do_not_write_into_one_run(tmp_path: Path) -> None:
     process = start_pretraining(output, **{"optim.epochs": 2000})
     try:
         wait_for_step(process, output, 3)  # after its first checkpoint
-        with pytest.raises(UserError, match="another process is training"):
+        with pytest.raises(UserError, match="another process is at work"):
             pretrain(small_config(output, **{"optim.epochs": 2000}), resume=True)
     finally:
         stop(process, signal.SIGKILL)

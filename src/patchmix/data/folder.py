@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from patchmix.data.images import read_image
+from patchmix.data.files_on_disk import FilesOnDisk
 from patchmix.data.listing import LeftOut, list_images, subfolder_names
 from patchmix.errors import UserError
 
 
-class FolderSource:
+class FolderSource(FilesOnDisk):
     """Images of a tree of files (an ImageSource).
 
     Labels are the top-level folders, if every image lies in one and at least two have images (of a test split: exist).
@@ -27,8 +26,6 @@ class FolderSource:
     Raises:
         UserError: no such folder, or no images in it.
     """
-
-    in_memory = False
 
     def __init__(
         self,
@@ -45,12 +42,11 @@ class FolderSource:
         listing = list_images(root)
         if not len(listing.paths):
             raise UserError(no_images(root, listing.left_out))
+        super().__init__(root, listing.paths, channels)
         self.name, self.split, self.root = name, split, root
-        self.channels, self.mean, self.std = channels, mean, std
+        self.mean, self.std = mean, std
         self.image_size = image_size
         self.fingerprint = listing.fingerprint()
-        self._paths = listing.paths
-        self._root_name = os.fspath(root)
         self.classes: tuple[str, ...] = ()
         self.labels: torch.Tensor | None = None
         classes = classes or listing.top_names
@@ -58,15 +54,6 @@ class FolderSource:
         if several and bool((listing.tops >= 0).all()) and set(listing.top_names) <= set(classes):
             number = np.array([classes.index(top) for top in listing.top_names], dtype=np.int64)
             self.classes, self.labels = classes, torch.from_numpy(number[listing.tops])
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def path(self, index: int) -> str:
-        return os.path.join(self._root_name, self._paths[index])
-
-    def read(self, index: int) -> torch.Tensor:
-        return read_image(self.path(index), self.channels)
 
 
 def no_images(root: Path, left_out: LeftOut) -> str:

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from patchmix.data.images import read_image
+from patchmix.data.files_on_disk import FilesOnDisk
 from patchmix.data.listing import PackedPaths
 
 
-class ListedSource:
+class ListedSource(FilesOnDisk):
     """Image files below a folder, in the order of their names (an ImageSource).
 
     Whether they are all there shows when they are read. `fingerprint` is of relative names and labels.
@@ -24,8 +24,6 @@ class ListedSource:
         paths: the files, relative to it.
         labels: one for each, an index into `classes`.
     """
-
-    in_memory = False
 
     def __init__(
         self,
@@ -42,24 +40,15 @@ class ListedSource:
         image_size: tuple[int, int] | None = None,
     ) -> None:
         self.name, self.split, self.classes = name, split, classes
-        self.channels, self.mean, self.std, self.image_size = channels, mean, std, image_size
+        self.mean, self.std, self.image_size = mean, std, image_size
         encoded = [os.fsencode(path) for path in paths]
         order = sorted(range(len(encoded)), key=encoded.__getitem__)  # some come as the file system lists them
         encoded = [encoded[place] for place in order]
         ends = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
-        self._paths, self._root_name = PackedPaths(b"".join(encoded), ends), os.fspath(root)
+        super().__init__(root, PackedPaths(b"".join(encoded), ends), channels)
         numbers = np.asarray(labels, dtype=np.int64)[order]
         self.labels: torch.Tensor | None = torch.from_numpy(numbers)
         digest = hashlib.blake2b(self._paths.buffer, digest_size=8)
         digest.update(ends.tobytes())
         digest.update(numbers.tobytes())
         self.fingerprint = digest.hexdigest()
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def path(self, index: int) -> str:
-        return os.path.join(self._root_name, self._paths[index])
-
-    def read(self, index: int) -> torch.Tensor:
-        return read_image(self.path(index), self.channels)

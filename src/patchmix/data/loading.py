@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -205,15 +206,15 @@ class Steps(Sampler[list[Key]]):
                 yield [(epoch, index) for index in order[start : start + self.local_batch_size].tolist()]
 
 
-class Reader(Dataset[Made]):
+class Reader(Dataset[Made], ABC):
     """Reads the images of a batch and makes of them what a step takes (`batch`)."""
 
     def __init__(self, source: ImageSource) -> None:
         self.source = source
 
+    @abstractmethod
     def batch(self, keys: list[Key]) -> Made:
         """What a step takes, of these images."""
-        raise NotImplementedError
 
     def __getitems__(self, keys: list[Key]) -> Made | UserError:
         """One batch. A UserError is returned: DataLoader would turn its message into a traceback."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -26,21 +25,9 @@ from patchmix.evaluation.pooling import PooledEncoder
 from patchmix.evaluation.results import result_path, write_result
 from patchmix.files import replacing
 from patchmix.progress import counted, say
-from patchmix.run_directory import lock_directory
+from patchmix.run_directory import claim_directory
 
 CHUNKS_FOLDER = "embeddings-unfinished"
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Keep other processes out of the chunks; UserError where one is in them, or they cannot be written."""
-    try:
-        folder.mkdir(exist_ok=True)
-        lock = lock_directory(folder)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written: {error.strerror}; name another --output") from None
-    with lock:
-        yield
 
 
 @dataclass(frozen=True)
@@ -73,7 +60,7 @@ def embed(config: EmbedConfig, console: Console | None = None) -> Path:
     _refuse_other_work(config, path, folder)
     key = opened.key(encoder, source, opened.spec, config.chunk_size)
     chunks = FeatureChunks(folder, key, source)
-    with _locked(folder):
+    with claim_directory(folder):
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):  # of a process that was killed while it wrote
             leftover.unlink()
         if config.overwrite:

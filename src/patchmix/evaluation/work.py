@@ -27,7 +27,7 @@ from patchmix.interruption import Interruption
 from patchmix.metrics_file import METRICS_FILE, Record, append_metrics, open_metrics, read_metrics, truncate_metrics
 from patchmix.models.loading import LoadedEncoder
 from patchmix.progress import say
-from patchmix.run_directory import flatten, lock_directory
+from patchmix.run_directory import claim_directory, flatten
 from patchmix.skipped import FILE as SKIPPED_FILE
 
 WORK_FILE = "work.json"
@@ -124,12 +124,7 @@ def open_work(command: str, config: TuningConfig, result_path: Path, identity: d
         raise UserError(f"nothing to resume: {path} holds no work of {command}; leave --resume out to begin")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file where {command} keeps its work: move it, or name another --output")
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = lock_directory(path)
-    except OSError as error:
-        raise UserError(f"{path} cannot be written: {error.strerror}; give another --output") from None
-    work = Work(command, config, path, lock=lock)
+    work = Work(command, config, path, lock=claim_directory(path))
     try:
         if config.resume:
             _refuse_other_work(work, identity)

@@ -16,12 +16,11 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 from tests.runs import command, stop
 
 from patchmix import checkpoint
-from patchmix.config import Config, DataConfig, EvalRunConfig, FinetuneConfig, KnnConfig, to_dict
+from patchmix.config import DataConfig, EvalRunConfig, FinetuneConfig, KnnConfig
 from patchmix.errors import SaidElsewhereError, UserError
 from patchmix.evaluation import tuning
 from patchmix.evaluation.finetune import finetune
@@ -30,28 +29,6 @@ from patchmix.models.loading import resolve_encoder
 from patchmix.models.vit import create_vit
 
 RESULT, WORK = Path("results") / "finetune.json", Path("results") / "finetune"
-
-
-@pytest.fixture
-def run(tmp_path: Path, encoder, spec) -> Path:
-    directory = tmp_path / "run"
-    tensors = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
-    metadata = {"step": 3, "encoder": spec.to_dict(), "config": to_dict(Config())}
-    checkpoint.write(checkpoint.checkpoint_path(directory, 3), tensors, metadata)
-    return directory
-
-
-@pytest.fixture
-def folder(tmp_path: Path, make_striped) -> Path:
-    """40 training and 20 test images of two classes, as PNG files."""
-    root = tmp_path / "images"
-    for split, number in (("train", 40), ("test", 20)):
-        source = make_striped(number, split)
-        for index, image in enumerate(source.images):
-            place = root / split / source.classes[int(source.labels[index])]
-            place.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(image[0].numpy()).save(place / f"{index:03d}.png")
-    return root
 
 
 @pytest.fixture
@@ -236,7 +213,7 @@ def test_another_process_at_the_same_work_is_refused(tuned, tmp_path: Path) -> N
     assert holder.stdout is not None
     assert holder.stdout.readline() == "held\n"
     for options in ({"resume": True}, {"overwrite": True}):
-        with pytest.raises(UserError, match="another process is training in"):
+        with pytest.raises(UserError, match="another process is at work in"):
             tuned(**options)
     holder.communicate("\n")
 
