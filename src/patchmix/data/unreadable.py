@@ -66,6 +66,14 @@ class UnreadableLimit:
     def num_unreadable(self) -> int:
         return int(self._unreadable.sum())
 
+    def check_classes(self, source: ImageSource) -> None:
+        """Raise a UserError if not one image of a class of `source` can be read: it would not be learned."""
+        if source.labels is None or not self._unreadable.any():
+            return
+        labels = source.labels.numpy()
+        lost = sorted(set(np.unique(labels).tolist()) - set(np.unique(labels[~self._unreadable]).tolist()))
+        refuse_lost_classes(source, lost)
+
     def check(self, num_processes: int = 1) -> None:
         """Raise a UserError if, of at least 200 images tried, more than max_share were unreadable.
 
@@ -78,3 +86,11 @@ class UnreadableLimit:
                 f"data.max_unreadable = {self.max_share:g} allows: skipped.tsv in the run says which and "
                 "why; mend them, or raise the option"
             )
+
+
+def refuse_lost_classes(source: ImageSource, lost: Iterable[int]) -> None:
+    """Raise a UserError that names the classes of which no training image can be read, if there are any."""
+    names = [source.classes[label] for label in lost]
+    if names:
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        raise UserError(f"no training image of class {', '.join(names[:5])}{more} can be read: replace its files")

@@ -50,9 +50,6 @@ def choose_amounts(
     user asked for; it names the classes.
     """
     counts = labels.bincount(minlength=len(classes)).tolist()
-    empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-    if empty:
-        raise UserError(f"no training image of class {', '.join(empty[:5])} can be read: replace its files")
     asked = config.labels_per_class
     wanted = [Amount(number) for number in dict.fromkeys(asked or (() if config.percent else USUAL_AMOUNTS))]
     possible = [amount for amount in wanted if amount.number <= min(counts)]

@@ -138,6 +138,7 @@ def _train(tuner: Tuner, work: Work, console: Console, started: float) -> list[t
             loss = tuner.step(step, batch)
             if skipped.add(batch):
                 skipped.share()
+                skipped.limit.check_classes(tuner.train)
             progress.advance(step, loss, len(batch.labels), lr=learning_rate(config, plan, step - 1))
             end = step % (config.checkpoint_every_epochs * plan.steps_per_epoch) == 0 or step == plan.total_steps
             if end or interrupted or step % flush_every == 0:

@@ -15,7 +15,7 @@ from torch import nn
 from patchmix.config import DataConfig, EvalConfig, FrozenConfig
 from patchmix.config.training import HUGGINGFACE, TORCHVISION
 from patchmix.data.datasets import ImageSource, has_split, open_dataset
-from patchmix.data.unreadable import MIN_TRIED
+from patchmix.data.unreadable import MIN_TRIED, refuse_lost_classes
 from patchmix.environment import resolve_device, resolve_precision, set_threads, usable_cores
 from patchmix.errors import UserError
 from patchmix.evaluation.feature_cache import CACHE_CHUNK, FeatureChunks, cache_directory, feature_key
@@ -126,10 +126,7 @@ class Evaluation(OpenedEncoder):
         """As of any encoder; UserError too where not one training image of a class can be read."""
         found = super().features(encoder, source, spec, title, console)
         if source is self.train and source.labels is not None and found.labels is not None:
-            lost = sorted(set(source.labels.tolist()) - set(found.labels.tolist()))
-            if lost:
-                names = _listed([source.classes[label] for label in lost])
-                raise UserError(f"no training image of class {names} can be read: replace its files")
+            refuse_lost_classes(source, sorted(set(source.labels.tolist()) - set(found.labels.tolist())))
         return found
 
     @property

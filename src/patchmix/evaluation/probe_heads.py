@@ -74,6 +74,11 @@ class LinearHeads:
         found = features[:, self.slices[pooling]] @ weight.flatten(0, 1).T
         return found.view(len(features), *bias.shape) + bias
 
+    def head_logits(self, features: Tensor, pooling: str, number: int) -> Tensor:
+        """[n, all] features to [n, c], of one head: those of the first set come first, in the order of `lrs`."""
+        part = features[:, self.slices[pooling]]
+        return torch.nn.functional.linear(part, self.weights[pooling][number], self.biases[pooling][number])
+
     def step(self, features: Tensor, labels: Tensor, weights: Tensor, lr_scale: float) -> Tensor:
         """One step of SGD on a batch; returns each head's loss before it, [poolings, h].
 

@@ -149,8 +149,9 @@ def _train(
             evaluating(encoder),
         ):
             for step, batch in enumerate(loader, start=work.steps_done + 1):
-                unreadable.add(batch)
-                unreadable.check()
+                if unreadable.add(batch):
+                    unreadable.check()
+                    unreadable.check_classes(evaluation.train)
                 labels = batch.labels.to(evaluation.device)
                 # [n, sets]: all images teach the heads that are reported, the kept ones those that choose.
                 kept = (~held[batch.indices]).double()
@@ -178,7 +179,7 @@ def _features(evaluation: Evaluation, encoder: ProbeEncoder, images: Tensor) -> 
 
 def _logits(heads: LinearHeads, features: Tensor, entry: GridEntry, device: torch.device) -> Tensor:
     """Test logits [n, classes] of the reported set's head."""
-    return heads.logits(features.to(device), entry.pooling)[:, heads.lrs.index(entry.value)].cpu()
+    return heads.head_logits(features.to(device), entry.pooling, heads.lrs.index(entry.value)).cpu()
 
 
 def _accuracies(
@@ -186,10 +187,12 @@ def _accuracies(
 ) -> list[float | None]:
     """Accuracy in per cent of each head of the choosing set; None for one that diverged."""
     assert labels is not None
+    features, labels = features.to(device), labels.to(device)
     found: list[float | None] = []
     for pooling in heads.slices:
-        logits = heads.logits(features.to(device), pooling)[:, len(heads.lrs) :].cpu()
-        for scores in logits.unbind(dim=1):
+        for place in range(len(heads.lrs)):
+            # One head at a time: those of all together would not fit into the memory for many classes.
+            scores = heads.head_logits(features, pooling, len(heads.lrs) + place)
             right = (scores.argmax(dim=1) == labels).double().mean()
             found.append(100 * float(right) if bool(torch.isfinite(scores).all()) else None)
     return found

@@ -269,11 +269,14 @@ def test_raw_pixels_of_mnist_reach_their_published_figures(run: Path) -> None:
     assert 0.933 <= (predicted[0] == pixels.test.labels).float().mean() <= 0.951
 
 
-def test_a_class_without_a_readable_training_image_is_refused(run: Path, folder: Path) -> None:
+@pytest.mark.parametrize("command", [run_knn, run_fewshot])
+def test_a_class_without_a_readable_training_image_is_refused(
+    run: Path, folder: Path, command: Callable[..., Any]
+) -> None:
     for file in (folder / "train" / "left").iterdir():
         file.write_bytes(b"no image")
     with pytest.raises(UserError, match="no training image of class left can be read"):
-        run_knn(run, folder, k=(5,))
+        command(run, folder)
 
 
 def test_what_was_measured_is_shown_before_the_disk_turns_out_full(

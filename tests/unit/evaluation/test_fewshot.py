@@ -115,8 +115,3 @@ def test_classes_with_too_few_images_are_named_with_what_is_possible() -> None:
     labels = torch.tensor([0, 0, 1, 1, 1, 2])
     with pytest.raises(UserError, match=r"labels_per_class = 3 .*: cat \(2\), newt \(1\); at most 1 is possible"):
         chosen(labels, labels_per_class=(1, 3))
-
-
-def test_a_class_that_has_lost_all_its_images_is_named() -> None:
-    with pytest.raises(UserError, match="no training image of class cat can be read"):
-        chosen(torch.tensor([1, 1]), percent=(50.0,))

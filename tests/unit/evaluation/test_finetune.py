@@ -280,3 +280,10 @@ def test_the_state_of_the_work_is_no_encoder(tuned, tmp_path: Path) -> None:
     (path,) = checkpoint.list_checkpoints(tmp_path / "out" / WORK)
     with pytest.raises(UserError, match=r"holds the state of `finetune`, not an encoder: give the checkpoint"):
         resolve_encoder(path)
+
+
+def test_a_class_without_a_readable_training_image_is_refused(tuned, folder: Path) -> None:
+    for file in (folder / "train" / "left").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="no training image of class left can be read"):
+        tuned()

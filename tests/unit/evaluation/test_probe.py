@@ -170,3 +170,11 @@ def test_a_network_that_has_no_such_pooling_gets_the_ones_it_has() -> None:
 def test_learning_rates_do_not_belong_to_the_fast_probe() -> None:
     with pytest.raises(UserError, match=r"lr = .* is not accepted: null with --fast"):
         ProbeConfig(checkpoint="x", fast=True, lr=(0.1,))
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_a_class_without_a_readable_training_image_is_refused(fast: bool, run: Path, folder: Path) -> None:
+    for file in (folder / "train" / "left").iterdir():
+        file.write_bytes(b"no image")
+    with pytest.raises(UserError, match="no training image of class left can be read"):
+        run_probe(run, folder, fast=fast)
