@@ -114,6 +114,9 @@ Pool = Literal["default", "token", "mean", "both"]
 class EmbedConfig(EvalConfig):
     """Features of any images, in a file."""
 
+    output: str | None = option(
+        None, "where embeddings.npz and results/embed.json are written (null: the run, or here)"
+    )
     split: Literal["train", "test"] = option("train", "which images; a folder without a folder train is all train")
     layers: int = option(1, "last blocks whose tokens are concatenated (Vision Transformers)", POSITIVE)
     pool: Pool = option(

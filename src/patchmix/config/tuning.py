@@ -73,6 +73,9 @@ class ProbeConfig(TuningConfig, FrozenConfig):
 class FinetuneConfig(TuningConfig):
     """Training of the whole network with labels, by the published recipe."""
 
+    checkpoint: str = option(
+        "", "a run directory, a file of ours, a reference .pth, timm:MODEL, or none: from scratch, with --architecture"
+    )
     architecture: str | None = option(
         None,
         "with --checkpoint none: the network to train from scratch, as a run or file has it, or timm:MODEL",

@@ -6,6 +6,7 @@ What is done to an image is decision 0002: the shorter side becomes input / crop
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,8 +23,10 @@ from patchmix.data.datasets import ImageSource, UnreadableImage
 from patchmix.data.loading import normalise
 from patchmix.data.workers import start_loading, start_worker
 from patchmix.errors import UserError
+from patchmix.progress import say
 
 PUBLISHED_CROP_RATIO = 224 / 256
+LINE_EVERY = 20.0  # seconds between lines of progress where there is no terminal
 AUTOCAST_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
@@ -119,8 +122,9 @@ def extract(
     The encoder runs in eval mode, without gradients, and gets its train/eval flags back afterwards. Under
     "bf16-mixed" and "16-mixed" it runs under autocast; images are normalised and features returned in
     float32, not L2-normalised. No random numbers are drawn. `inference` False takes no_grad in place of
-    inference_mode, for an encoder that is trained on afterwards. With a console on a terminal progress is
-    shown. Memory holds a few batches of prepared images per worker, and the features.
+    inference_mode, for an encoder that is trained on afterwards. With a console progress is shown: a
+    bar on a terminal, else a line every 20 seconds. Memory holds a few batches of prepared images per worker, and the
+    features.
 
     Raises NothingReadableError if not one image can be read; otherwise `skipped` names those left out.
     """
@@ -141,6 +145,7 @@ def extract(
     unchanged = 0
     with evaluating(encoder), _progress(console, title) as bar:
         task = bar.add_task(title, total=len(source))
+        done, said = 0, time.monotonic()
         for batch in start_loading(loader):
             skipped += batch.skipped
             unchanged += batch.num_unchanged
@@ -154,7 +159,11 @@ def extract(
                     features = torch.empty(len(source), found.shape[1])
                 features[len(kept) : len(kept) + len(found)] = found
                 kept += batch.indices
-            bar.advance(task, len(batch.indices) + len(batch.skipped))
+            done += len(batch.indices) + len(batch.skipped)
+            bar.update(task, completed=done)
+            if bar.disable and console is not None and time.monotonic() - said > LINE_EVERY and done < len(source):
+                said = time.monotonic()
+                say(console, f"{title}: {done:,} of {len(source):,} images")
     if features is None:
         raise nothing_readable(source, skipped)
     taken = torch.tensor(kept, dtype=torch.int64)

@@ -18,7 +18,7 @@ from patchmix.evaluation.probe_fast import fast_probe, fast_settings
 from patchmix.evaluation.probe_protocol import protocol_probe, protocol_settings
 from patchmix.evaluation.results import Interval, result_path, verdict, write_result
 from patchmix.evaluation.scores import per_class
-from patchmix.progress import say
+from patchmix.progress import counted, say
 
 
 def probe(config: ProbeConfig, console: Console | None = None) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def probe(config: ProbeConfig, console: Console | None = None) -> dict[str, Any]
         intervals |= bounds
     first = outcome.rows[0]
     classes = evaluation.train.classes
-    kind = "fast" if config.fast else f"{config.epochs} epochs"
+    kind = "fast" if config.fast else counted(config.epochs, "epoch")
     say(console, f"Linear probe ({kind}), {evaluation.summary}")
     outcome.print(console, metrics, intervals)
     if config.fast:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import subprocess
 
@@ -10,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rich.console import Console
 from torch import nn
 from torchvision.transforms import v2
 
@@ -175,3 +177,10 @@ def test_bf16_autocast_gives_float32_features_near_the_exact_ones(encoder, spec,
 
 def test_the_preparation_is_described_with_its_numbers() -> None:
     assert describe_preparation(takes(224, 224), None).startswith("shorter side to 256 px (bicubic), centre crop 224 ×")
+
+
+def test_without_a_terminal_lines_tell_how_far_it_is(encoder, spec, make_striped, monkeypatch) -> None:
+    monkeypatch.setattr("patchmix.evaluation.features.LINE_EVERY", 0.0)
+    text = io.StringIO()
+    extract(encoder, make_striped(10), spec, batch_size=4, console=Console(file=text), title="encoder, train")
+    assert text.getvalue().splitlines() == ["encoder, train: 4 of 10 images", "encoder, train: 8 of 10 images"]
