@@ -14,6 +14,7 @@ from patchmix import checkpoint, distributed
 from patchmix.config import Config, to_dict
 from patchmix.data.datasets import ImageSource
 from patchmix.data.loading import Batch, TrainingLoader, normalise
+from patchmix.data.views import change_views
 from patchmix.environment import package_versions
 from patchmix.evaluation.online import online_evaluation
 from patchmix.method import ContrastiveModel
@@ -34,7 +35,7 @@ class Job:
     source: ImageSource
     spec: EncoderSpec
     module: ContrastiveModel  # the model itself
-    model: Any  # the same, as Fabric wraps it for devices, precision and processes
+    model: Any  # its StageLoss, as Fabric wraps it for devices, precision and processes
     optimizer: Any
     loader: TrainingLoader
     directory: RunDirectory
@@ -85,13 +86,9 @@ class Job:
 
     def views(self, batch: Batch) -> tuple[tuple[Tensor, Tensor], list[Tensor]]:
         """Global and local views on the device, normalised, in float32."""
-
-        def ready(images: Tensor) -> Tensor:
-            images = images.to(self.fabric.device, non_blocking=True)
-            return normalise(images, self.spec.mean, self.spec.std, torch.float32)
-
-        first, second = batch.views
-        return (ready(first), ready(second)), [ready(images) for images in batch.local_views]
+        sent = change_views((*batch.views, *batch.local_views), batch.photometrics, device=self.fabric.device)
+        first, second, *local = (normalise(view, self.spec.mean, self.spec.std, torch.float32) for view in sent)
+        return (first, second), local
 
     def plans(self, step: int) -> tuple[tuple[MixPlan, MixPlan], list[MixPlan]]:
         """The mix plans of a step: one for each global view, one for each local crop."""

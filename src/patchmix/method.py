@@ -11,7 +11,7 @@ the right answer is (target) and how much it counts (weight); one forward pass r
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,26 +25,16 @@ from patchmix.mixing import MixPlan
 from patchmix.models import heads
 from patchmix.models.encoders import create_encoder
 from patchmix.models.spec import EncoderSpec
+from patchmix.passes import Contrast, Passes, stages
 from patchmix.targets import (
     Offsets,
-    Shares,
     SoftTargets,
     mix_to_mix_offsets,
     mix_to_origin_offsets,
     origin_offsets,
     soft_targets,
 )
-
-
-class Contrast(NamedTuple):
-    """One row of a method's table; the loss is summed over the keys, then weighted."""
-
-    name: str
-    query: str
-    keys: tuple[str, ...]
-    target: Callable[[Shares, Shares], Offsets]  # of the groups' shares of query and key view
-    weight: float
-
+from patchmix.timing import part
 
 PATCHMIX = (
     Contrast("origin_to_origin", "view1", ("view2",), origin_offsets, 1.0),
@@ -127,7 +117,8 @@ class ContrastiveModel(nn.Module):
     ) -> StepLosses:
         """Losses of one step; every distinct (branch, view) runs once, view by view in the order of `inputs`.
 
-        (BatchNorm's running statistics depend on that order; it is the reference's.)
+        (BatchNorm's running statistics depend on that order; it is the reference's.) `begin` and `advance` do the same
+        in stages.
 
         Args:
             views: x¹ and x², each [N, channels, height, width].
@@ -136,35 +127,66 @@ class ContrastiveModel(nn.Module):
             local_views: C crops, each [N, channels, local size, local size].
             local_plans: one per crop.
         """
+        passes = self.begin(views, plans, temperature, local_views, local_plans)
+        losses = dict.fromkeys(StepLosses._fields, torch.zeros((), device=views[0].device))
+        while passes.stages:
+            parts = self.advance(passes)
+            losses |= parts | {"total": losses["total"] + self.weighted(parts)}
+        return StepLosses(**losses)
+
+    def begin(
+        self,
+        views: tuple[Tensor, Tensor],
+        plans: tuple[MixPlan, MixPlan],
+        temperature: float,
+        local_views: Sequence[Tensor] = (),
+        local_plans: Sequence[MixPlan] = (),
+    ) -> Passes:
+        """The passes of one step, of which none has run; the arguments are those of `forward`."""
         if len({plan.num_mix for plan in (*plans, *local_plans)}) > 1:
             raise ValueError("all plans of a step mix the same number of images")
-        inputs = self.inputs(views, plans, local_views, local_plans)
-        shares = self.shares(plans, local_plans)
+        with part("mixing"):
+            inputs = self.inputs(views, plans, local_views, local_plans)
         contrasts = self.contrasts + (LOCAL_CROPS if local_views else ())
-        key_views = {key for row in contrasts for key in row.keys}
-        query_views = {row.query for row in contrasts}
-        keys: dict[str, Tensor] = {}
-        queries: dict[str, Tensor] = {}
-        for view, images in inputs.items():
-            if view in query_views:
-                projection = self.projector(self.encoder(images))
-                queries[view] = self.predictor(projection)
-                if self.momentum_encoder is None:
-                    keys[view] = projection.detach()  # without momentum, k(x¹) is the one of q(x¹)'s own pass
-            if view in key_views and view not in keys:
-                keys[view] = self.keys_of(images)
-        keys = {view: distributed.gather_rows(keys[view]) for view in inputs if view in key_views}
+        shares = self.shares(plans, local_plans)
+        return Passes(inputs, shares, list(stages(inputs, contrasts)), len(views[0]), temperature)
 
-        losses = dict.fromkeys(StepLosses._fields, torch.zeros((), device=views[0].device))
-        for row in contrasts:
-            query, parts = queries[row.query], []
-            for key in row.keys:
-                target = self.target(row.target(shares[row.query], shares[key]), len(views[0]), query.device)
-                target = target.repeat(len(query) // len(views[0]))
-                parts.append(soft_info_nce(query, keys[key], target, temperature, gather=False))
-            losses[row.name] = torch.stack(parts).sum()
-            losses["total"] = losses["total"] + row.weight * losses[row.name]
-        return StepLosses(**losses)
+    def advance(self, passes: Passes) -> dict[str, Tensor]:
+        """Run the next stage: the bare cross-entropies (with gradient), by row, that are complete with it."""
+        asking, answering = passes.asking, passes.answering
+        stage = passes.stages.pop(0)
+        for view in stage.views:
+            with part(f"forward {view}"):
+                images = passes.inputs.pop(view)
+                key = None
+                if view in asking:
+                    projection = self.projector(self.encoder(images))
+                    passes.queries[view] = self.predictor(projection)
+                    if self.momentum_encoder is None:
+                        key = projection.detach()  # without momentum, k(x¹) is the one of q(x¹)'s own pass
+                if view in answering:
+                    passes.keys[view] = distributed.gather_rows(self.keys_of(images) if key is None else key)
+        with part("loss"):
+            losses = {row.name: self.loss_of(row, passes) for row in stage.rows}
+            for row in stage.rows:
+                passes.queries.pop(row.query, None)
+        passes.losses |= {name: loss.detach() for name, loss in losses.items()}
+        return losses
+
+    def loss_of(self, row: Contrast, passes: Passes) -> Tensor:
+        """The bare cross-entropy of one row of the table, summed over its keys."""
+        query, parts = passes.queries[row.query], []
+        for key in row.keys:
+            offsets = row.target(passes.shares[row.query], passes.shares[key])
+            target = self.target(offsets, passes.batch_size, query.device)
+            target = target.repeat(len(query) // passes.batch_size)
+            parts.append(soft_info_nce(query, passes.keys[key], target, passes.temperature, gather=False))
+        return torch.stack(parts).sum()
+
+    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+        """The weighted sum of these rows' cross-entropies: a scalar."""
+        rows = (*self.contrasts, *LOCAL_CROPS)
+        return torch.stack([row.weight * losses[row.name] for row in rows if row.name in losses]).sum()
 
     def inputs(
         self,
@@ -235,10 +257,25 @@ class ContrastiveModel(nn.Module):
         return self.encoder if self.momentum_encoder is None else self.momentum_encoder
 
 
-def mean_losses(losses: StepLosses, with_crops: bool) -> dict[str, Tensor]:
-    """What is logged of a step: {"loss", "loss_origin_to_origin", …}, means over all processes, no gradient."""
-    names = [name for name in StepLosses._fields if with_crops or not name.startswith("local")]
-    means = distributed.mean_over_ranks(torch.stack([getattr(losses, name).detach() for name in names]))
+class StageLoss(nn.Module):
+    """The weighted loss of a step's next stage, as a module, since DDP and Fabric wrap modules."""
+
+    def __init__(self, model: ContrastiveModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, passes: Passes) -> Tensor:
+        """A scalar with gradient."""
+        return self.model.weighted(self.model.advance(passes))
+
+
+def mean_losses(losses: dict[str, Tensor]) -> dict[str, Tensor]:
+    """What is logged of a step: {"loss", "loss_origin_to_origin", …}, means over all processes, no gradient.
+
+    losses: bare cross-entropies by row, and "total".
+    """
+    names = [name for name in StepLosses._fields if name in losses]
+    means = distributed.mean_over_ranks(torch.stack([losses[name] for name in names]))
     return {"loss" if name == "total" else f"loss_{name}": mean for name, mean in zip(names, means, strict=True)}
 
 

@@ -21,7 +21,7 @@ from patchmix.environment import resolve_device, resolve_precision, set_threads
 from patchmix.errors import UserError
 from patchmix.fabric import launch_fabric
 from patchmix.job import Job, describe_data
-from patchmix.method import build_model
+from patchmix.method import StageLoss, build_model
 from patchmix.mix_size import check_mix_size
 from patchmix.models.backbones import check_size
 from patchmix.models.encoders import resolve_spec
@@ -103,7 +103,7 @@ def prepare(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Fabric's advice on loaders and precision is not about our choices
-        model, wrapped = fabric.setup(module, optimizer)
+        model, wrapped = fabric.setup(StageLoss(module), optimizer)
     if directory.resumed is not None:
         load_optimizer_tensors(module, optimizer, directory.resumed.optimizer_tensors())
         if scaler := directory.resumed.metadata.get("scaler"):

@@ -7,12 +7,15 @@ import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from rich.console import Console
 
 from patchmix import distributed
 from patchmix.choices import Choices
 from patchmix.config import Config
+from patchmix.data.batches import Batch
 from patchmix.endings import memory_advice, refuse_non_finite
 from patchmix.environment import program
 from patchmix.interruption import Interruption, interruption
@@ -25,6 +28,7 @@ from patchmix.progress import say
 from patchmix.randomness import seed_step
 from patchmix.schedules import settings_at
 from patchmix.skipped import SkippedFiles
+from patchmix.timing import part
 from patchmix.tracking import Tracker
 
 SKIPPED, STOPPING = 1, 2  # what a process has to tell the others after a step: skipped files, a signal
@@ -91,36 +95,20 @@ def pretrain(
 
 def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
     """All steps from where the run stands; returns the last one done (saved)."""
-    config, fabric, optimizer = job.config, job.fabric, job.optimizer
+    config, fabric = job.config, job.fabric
     skipped = SkippedFiles(job.directory.path, job.source, config.data.max_unreadable)
     step = job.directory.steps_done
     if step == 0 and job.is_evaluated(0) and job.main:
         tracker.log_epoch(job.evaluate(0))
-    clip = config.optim.clip_grad_norm or float("inf")  # infinity only measures the norm
     began = time.perf_counter()
     for step, batch in enumerate(job.loader, start=step + 1):  # noqa: B020 - counts on from the steps done
         arrived = time.perf_counter()
-        epoch = (step - 1) // job.steps_per_epoch
-        settings = settings_at(step - 1, config, job.steps_per_epoch)
-        apply_settings(optimizer, settings)
-        seed_step(config.seed, step, fabric.global_rank)
-        if settings.momentum is not None:
-            job.module.update_momentum_encoder(settings.momentum)
-        views, local_views = job.views(batch)
-        plans, local_plans = job.plans(step)
-        losses = job.model(views, plans, settings.temperature, local_views, local_plans)
-        fabric.backward(losses.total)
-        grad_norm = fabric.clip_gradients(job.model, optimizer, max_norm=clip, error_if_nonfinite=False)
-        optimizer.step()
-        optimizer.zero_grad()
-
+        found = take_step(job, step, batch)
         ended = time.perf_counter()
         record = {
             "step": step,
-            "epoch": epoch,
-            **mean_losses(losses, with_crops=bool(local_views)),
-            **settings._asdict(),
-            "grad_norm": grad_norm,
+            "epoch": (step - 1) // job.steps_per_epoch,
+            **found,
             "images_per_second": config.optim.batch_size / (ended - began),
             "data_wait": (arrived - began) / (ended - began),
         }
@@ -139,3 +127,34 @@ def train(job: Job, tracker: Tracker, interrupted: Interruption) -> int:
             break
         began = time.perf_counter()  # what was evaluated and saved is no waiting for data
     return step
+
+
+def take_step(job: Job, step: int, batch: Batch) -> dict[str, Any]:
+    """One optimiser update, number `step` from 1: what is logged of it. On a GPU nothing here waits for the device."""
+    config, fabric = job.config, job.fabric
+    settings = settings_at(step - 1, config, job.steps_per_epoch)
+    apply_settings(job.optimizer, settings)
+    seed_step(config.seed, step, fabric.global_rank)
+    if settings.momentum is not None:
+        with part("momentum"):
+            job.module.update_momentum_encoder(settings.momentum)
+    with part("views"):
+        views, local_views = job.views(batch)
+        plans, local_plans = job.plans(step)
+    passes = job.module.begin(views, plans, settings.temperature, local_views, local_plans)
+    losses = []
+    while passes.stages:
+        # Gradients of the stages add up; processes share them once, with the last.
+        with fabric.no_backward_sync(job.model, enabled=fabric.world_size > 1 and len(passes.stages) > 1):
+            loss = job.model(passes)
+            with part("backward"):
+                fabric.backward(loss)
+        losses.append(loss.detach())
+    with part("optimiser"):
+        clip = config.optim.clip_grad_norm or float("inf")  # infinity only measures the norm
+        grad_norm = fabric.clip_gradients(job.model, job.optimizer, max_norm=clip, error_if_nonfinite=False)
+        job.optimizer.step()
+        job.optimizer.zero_grad()
+    with part("logging"):
+        logged = mean_losses(passes.losses | {"total": torch.stack(losses).sum()})
+        return {**logged, **settings._asdict(), "grad_norm": grad_norm}

@@ -70,6 +70,23 @@ class SoftTargets(NamedTuple):
         # DIFFERS: wrapped offsets are added; the reference overwrites (method.md, "Targets"; decision 0008).
         return target.scatter_add_(1, self.columns, weights).to(dtype)
 
+    def rows(self, rows: slice) -> SoftTargets:
+        """The targets of some of the queries."""
+        return self._replace(columns=self.columns[rows])
+
+    def expectation(self, logits: Tensor) -> Tensor:
+        """[rows]: Σ t · logits, of logits [rows, num_keys]."""
+        expected = logits.gather(1, self.columns) @ self.weights.to(logits.dtype)
+        if self.smoothing:
+            expected = (1 - self.smoothing) * expected + self.smoothing * logits.mean(1)
+        return expected
+
+    def subtracted_from(self, matrix: Tensor) -> Tensor:
+        """matrix - t, in place, of a matrix [rows, num_keys]."""
+        weights = ((self.smoothing - 1) * self.weights).to(matrix.dtype)
+        matrix.scatter_add_(1, self.columns, weights.expand_as(self.columns))
+        return matrix.sub_(self.smoothing / self.num_keys) if self.smoothing else matrix
+
     def repeat(self, times: int) -> SoftTargets:
         """The same rows again and again: the C local crops of a batch, concatenated crop by crop."""
         return self._replace(columns=self.columns.repeat(times, 1))
