@@ -48,6 +48,28 @@ def test_views_have_the_shape_and_kind_that_was_asked_for(
     assert all(torch.equal(one, other) for one, other in zip(made, again, strict=True))
 
 
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(["photo", "digits"]),
+    channels=st.sampled_from([1, 3]),
+    shapes=st.lists(st.sampled_from([(20, 20), (20, 31), (60, 40), (1, 1)]), min_size=2, max_size=9),
+    size=st.sampled_from([(16, 16), (33, 20), (70, 70)]),
+    seed=seeds,
+    data=st.data(),
+)
+def test_the_views_of_a_batch_are_those_of_its_images_alone(
+    kind: str, channels: int, shapes: list[tuple[int, int]], size: tuple[int, int], seed: int, data: st.DataObject
+) -> None:
+    images = [torch.randint(0, 256, (channels, *shape), dtype=torch.uint8) for shape in shapes]
+    drawn = [data.draw(keys) for _ in images]
+    views = ViewsConfig(kind=kind, num_local_crops=1, local_size=15, solarise=(0.5, 0.5, 0.5))  # type: ignore[arg-type]
+    maker = ViewMaker(views, size, seed)
+    together = maker(images, drawn)
+    for row, (image, key) in enumerate(zip(images, drawn, strict=True)):
+        alone = maker([image], [key])
+        assert all(torch.equal(one[row], other[0]) for one, other in zip(together, alone, strict=True))
+
+
 @settings(max_examples=200, deadline=None)
 @given(height=st.integers(1, 3000), width=st.integers(1, 3000), key=keys, seed=seeds, view=st.integers(0, 3))
 def test_a_crop_lies_in_its_image_and_is_never_empty(

@@ -217,6 +217,9 @@ class RunConfig(Checked):
     section: ClassVar[str] = "run"
     device: Device = option("auto", "auto takes CUDA where there is a device")
     precision: Precision = option("auto", "auto: bf16-mixed on CUDA, 32-true on CPU; 16-mixed on request")
+    photometrics: Literal["auto", "workers", "device"] = option(
+        "auto", "who applies jitter, grey, blur and solarising: auto: the device on CUDA, else the workers"
+    )
     num_devices: int = option(1, "processes on this machine, one device each", POSITIVE)
     num_nodes: int = option(1, "machines (launched by torchrun or SLURM)", POSITIVE)
     num_threads: int | None = option(None, "threads of each process (null: the cores it may use)", POSITIVE)
@@ -224,6 +227,11 @@ class RunConfig(Checked):
     checkpoint_every_steps: int | None = option(None, "steps between checkpoints (null: each epoch's end)", POSITIVE)
     keep_checkpoints: int = option(2, "newest checkpoints to keep", POSITIVE)
     deterministic: bool = option(False, "deterministic kernels on CUDA too (slower); the CPU always is")
+    activation_checkpointing: bool = option(
+        False,
+        "keep no activations of the encoder and compute them again in the backward pass: a fraction of the memory for "
+        "about a quarter more time (ViTs)",
+    )
     log_every_steps: int | None = option(None, "steps between metrics (null: 1 on the CPU, 20 on CUDA)", POSITIVE)
     eval_every_epochs: int = option(1, "epochs between online evaluations (0: never)", NON_NEGATIVE)
     eval_images: int = option(1000, "training images that an online evaluation looks at", POSITIVE)

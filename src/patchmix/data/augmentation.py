@@ -19,10 +19,9 @@ from torchvision.transforms.v2 import functional as transforms
 from patchmix.config import ViewsConfig
 from patchmix.config.tuning import Augmentation
 from patchmix.data import views, warps
-from patchmix.data.crops import apply_crop
-from patchmix.data.photometric import apply_photometric
+from patchmix.data.crops import apply_crops
+from patchmix.data.photometric import apply_photometrics
 from patchmix.data.streams import KeyedStream, Purpose, libraries_seeded
-from patchmix.data.views import PhotoParameters
 from patchmix.data.warps import WarpParameters
 from patchmix.errors import UserError
 from patchmix.evaluation.features import InputSpec, prepare_image
@@ -84,28 +83,28 @@ class Photos(Augment):
             self.views = dataclasses.replace(_PLAIN, jitter=1.0, brightness=jitter, contrast=jitter, saturation=jitter)
 
     def batch(self, images: Sequence[Tensor], keys: Sequence[tuple[int, int]]) -> Tensor:
-        return torch.stack([self._one(image, *key) for image, key in zip(images, keys, strict=True)])
-
-    def _one(self, image: Tensor, epoch: int, index: int) -> Tensor:
-        drawn = views.draw(self.views, self.seed, epoch, index, _VIEW, self._stream)
-        assert isinstance(drawn, PhotoParameters)
+        crops, photometrics = views.draw_photos(self.views, self.seed, keys, _VIEW, self._stream)
         if self.padded:
-            down, right = self._stream.at(self.seed, _SHIFT, index, epoch).integers(2 * PADDING + 1, size=2).tolist()
-            image = shifted(prepare_image(image, self.spec, 1), down, right)
-            image = image.flip(-1) if drawn.crop.flip else image
+            pairs = zip(images, keys, strict=True)
+            seen = [self._shifted(image, *key, flip=bool(crops.flips[row])) for row, (image, key) in enumerate(pairs)]
         else:
-            # It has the input's size then: only its channels are still to be made the encoder's.
-            image = prepare_image(apply_crop(image, drawn.crop, self.spec.image_size), self.spec)
+            # They have the input's size then: only their channels are still to be made the encoder's.
+            seen = [prepare_image(image, self.spec) for image in apply_crops(images, crops, self.spec.image_size)]
         if self.rand_augment is None:
-            return apply_photometric(image, drawn.photometric)
-        number = int(self._stream.at(self.seed, _RAND_AUGMENT, index, epoch).integers(2**32))
-        with libraries_seeded(number):
-            return self._rand_augmented(image)
+            return apply_photometrics(torch.stack(seen), photometrics)
+        return torch.stack([self._rand_augmented(image, *key) for image, key in zip(seen, keys, strict=True)])
 
-    def _rand_augmented(self, image: Tensor) -> Tensor:
+    def _shifted(self, image: Tensor, epoch: int, index: int, *, flip: bool) -> Tensor:
+        down, right = self._stream.at(self.seed, _SHIFT, index, epoch).integers(2 * PADDING + 1, size=2).tolist()
+        image = shifted(prepare_image(image, self.spec, 1), down, right)
+        return image.flip(-1) if flip else image
+
+    def _rand_augmented(self, image: Tensor, epoch: int, index: int) -> Tensor:
+        number = int(self._stream.at(self.seed, _RAND_AUGMENT, index, epoch).integers(2**32))
         # timm's colours need three channels.
         mode = "RGB" if image.shape[0] == 3 else "L"
-        found = self.rand_augment(transforms.to_pil_image(image).convert("RGB"))
+        with libraries_seeded(number):
+            found = self.rand_augment(transforms.to_pil_image(image).convert("RGB"))
         result: Tensor = transforms.pil_to_tensor(found.convert(mode))
         return result
 

@@ -17,18 +17,18 @@ from torchvision.transforms.v2 import functional as transforms
 from patchmix.config import Config
 from patchmix.data.batches import Batch, Skipped
 from patchmix.data.datasets import ImageSource, read_or_next, view_size
+from patchmix.data.kept import kept
+from patchmix.data.photometric import joined
 from patchmix.data.streams import Purpose, keyed_generator
 from patchmix.data.unreadable import UnreadableLimit
-from patchmix.data.views import ViewMaker
-from patchmix.data.workers import start_loading, start_worker
-from patchmix.environment import usable_cores
+from patchmix.data.views import ViewMaker, change_views
+from patchmix.data.workers import choose_num_workers, start_loading, start_worker
 from patchmix.errors import RunError, UserError
 
 Key = tuple[int, int]  # epoch, image index
 Made = TypeVar("Made")
 Part = TypeVar("Part")
 
-MOST_WORKERS = 16
 MOST_PIXELS = 32_000_000  # of decoded images held at a time: a batch of photographs from a camera would fill the memory
 
 
@@ -37,17 +37,11 @@ def epoch_order(num_images: int, seed: int, epoch: int) -> npt.NDArray[np.int64]
     return keyed_generator(Purpose.ORDER, seed, epoch).permutation(num_images).astype(np.int64, copy=False)
 
 
-def choose_num_workers(source: ImageSource, config: Config) -> int:
-    """data.num_workers, else by the work and the cores that this process may use.
-
-    None for digits in memory, whose views take a few milliseconds a batch; else one for each core but one, at
-    least one and at most 16, shared among the processes of this machine.
-    """
-    if config.data.num_workers is not None:
-        return config.data.num_workers
-    if source.in_memory and config.views.kind == "digits":
-        return 0
-    return max(1, min(MOST_WORKERS, usable_cores() // config.run.num_devices - 1))
+def photometrics_on_device(config: Config) -> bool:
+    """Whether the main process applies photometric changes, where the model runs (`run.photometrics`)."""
+    if config.run.photometrics == "auto":
+        return config.run.device != "cpu" and torch.cuda.is_available()
+    return config.run.photometrics == "device"
 
 
 def normalise(
@@ -152,7 +146,8 @@ class TrainingLoader(BatchLoader[Batch]):
             world_size=world_size,
         )
         view_maker = ViewMaker(config.views, view_size(source, config.data), config.seed)
-        super().__init__(_Views(source, view_maker), steps, num_workers, config.run.device != "cpu")
+        reader = _Views(source, view_maker, geometric_only=photometrics_on_device(config))
+        super().__init__(reader, steps, num_workers, config.run.device != "cpu")
 
 
 def _is_lost_worker(error: Exception) -> bool:
@@ -210,7 +205,7 @@ class Reader(Dataset[Made], ABC):
     """Reads the images of a batch and makes of them what a step takes (`batch`)."""
 
     def __init__(self, source: ImageSource) -> None:
-        self.source = source
+        self.source = kept(source)
 
     @abstractmethod
     def batch(self, keys: list[Key]) -> Made:
@@ -253,18 +248,20 @@ class Reader(Dataset[Made], ABC):
 
 
 class _Views(Reader[Batch]):
-    """Reads the images of a batch and makes their views."""
+    """Reads the images of a batch and makes their views, with `geometric_only` up to the photometric changes."""
 
-    def __init__(self, source: ImageSource, view_maker: ViewMaker) -> None:
+    def __init__(self, source: ImageSource, view_maker: ViewMaker, *, geometric_only: bool) -> None:
         super().__init__(source)
-        self.view_maker = view_maker
+        self.view_maker, self.geometric_only = view_maker, geometric_only
 
     def batch(self, keys: list[Key]) -> Batch:
-        parts, indices, skipped = self.read(keys, self.view_maker)
-        first, second, *local_views = (
-            torch.cat(view) if len(view) > 1 else view[0] for view in zip(*parts, strict=True)
-        )
-        return Batch((first, second), tuple(local_views), indices, skipped)
+        parts, indices, skipped = self.read(keys, self.view_maker.geometric)
+        views = [torch.cat(view) if len(view) > 1 else view[0] for view in zip(*(one for one, _ in parts), strict=True)]
+        changes = tuple(joined(one) for one in zip(*(one for _, one in parts), strict=True))
+        if not self.geometric_only:
+            views, changes = list(change_views(views, changes)), ()
+        first, second, *local_views = views
+        return Batch((first, second), tuple(local_views), indices, skipped, changes)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -283,4 +280,5 @@ __all__ = [
     "choose_num_workers",
     "epoch_order",
     "normalise",
+    "photometrics_on_device",
 ]

@@ -1,4 +1,4 @@
-"""The processes that read images: how they start, and which signals reach them."""
+"""The processes that read images: how many there are, how they start, and which signals reach them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,30 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from patchmix.config import Config
+from patchmix.data.crops import SMALL
+from patchmix.data.datasets import ImageSource, view_size
+from patchmix.environment import usable_cores
+
+MOST_WORKERS, MOST_FOR_SMALL = 16, 4
+
 _STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+
+
+def choose_num_workers(source: ImageSource, config: Config) -> int:
+    """data.num_workers, else by the work and the cores that this process may use.
+
+    None for digits in memory, whose views take a few milliseconds a batch; else one for each core but one, at
+    least one and at most 16, shared among the processes of this machine. At most four where images and views are small:
+    together they make more than 20,000 images a second, and each may keep the images in its memory.
+    """
+    if config.data.num_workers is not None:
+        return config.data.num_workers
+    if source.in_memory and config.views.kind == "digits":
+        return 0
+    sizes = [*(source.image_size or (SMALL + 1,)), *view_size(source, config.data)]
+    most = MOST_WORKERS if max(sizes) > SMALL else MOST_FOR_SMALL
+    return max(1, min(most, usable_cores() // config.run.num_devices - 1))
 
 
 def start_loading(loader: DataLoader[Any]) -> Iterator[Any]:

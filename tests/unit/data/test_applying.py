@@ -11,7 +11,7 @@ from torchvision.transforms.v2 import functional as transforms
 
 from patchmix.config import ViewsConfig
 from patchmix.data.crops import CropParameters, apply_crop
-from patchmix.data.photometric import PhotometricParameters, apply_photometric, gaussian_blur
+from patchmix.data.photometric import PhotometricParameters, apply_photometric
 from patchmix.data.views import ViewMaker, apply_photo, draw
 from patchmix.data.warps import WarpParameters, apply_warps
 from patchmix.errors import UserError
@@ -49,8 +49,9 @@ def test_steps_are_applied_in_their_drawn_order() -> None:
     expected = transforms.adjust_saturation(expected, 0.8)
     expected = transforms.adjust_hue(expected, 0.1)
     result = apply_photometric(image, dataclasses.replace(NOTHING, jitter=forward))
-    assert torch.equal(result, expected)
-    assert not torch.equal(result, apply_photometric(image, dataclasses.replace(NOTHING, jitter=forward[::-1])))
+    assert (result.int() - expected.int()).abs().max() <= 4  # torchvision cuts off decimals after every step
+    reverse = apply_photometric(image, dataclasses.replace(NOTHING, jitter=forward[::-1]))
+    assert (result.int() - reverse.int()).abs().max() > 20
 
 
 def test_grey_makes_three_equal_channels() -> None:
@@ -72,13 +73,14 @@ def test_blur_equals_torchvision_with_a_wide_kernel(side: int, sigma: float) -> 
     image = noise(3, side, side)
     width = min(2 * 8 + 1, 2 * side - 1)
     expected = transforms.gaussian_blur(image, [width, width], [sigma, sigma])
-    assert (gaussian_blur(image, sigma).int() - expected.int()).abs().max() <= 2  # the tails beyond 3 σ
+    result = apply_photometric(image, dataclasses.replace(NOTHING, blur=sigma))
+    assert (result.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 50), (70, 1), (2, 3)])
 def test_blur_takes_images_smaller_than_its_kernel(height: int, width: int) -> None:
     image = torch.full((3, height, width), 77, dtype=torch.uint8)
-    assert torch.equal(gaussian_blur(image, 2.0), image)
+    assert torch.equal(apply_photometric(image, dataclasses.replace(NOTHING, blur=2.0)), image)
 
 
 def test_one_channel_has_no_colour_to_change() -> None:

@@ -254,7 +254,8 @@ except RunError as error:
 def test_the_default_number_of_workers_follows_the_work(photos: ImageSource) -> None:
     cores = len(os.sched_getaffinity(0))
     assert choose_num_workers(array_source(), config(DIGITS)) == 0
-    assert choose_num_workers(array_source(), config(PHOTO)) == max(1, min(16, cores - 1))
+    assert choose_num_workers(array_source(), config(PHOTO)) == max(1, min(4, cores - 1))
+    assert choose_num_workers(array_source(), config(PHOTO, image_size=64)) == max(1, min(16, cores - 1))
     assert choose_num_workers(photos, config(DIGITS)) == max(1, min(16, cores - 1))
     assert choose_num_workers(photos, config(PHOTO, num_workers=0)) == 0
     many = dataclasses.replace(config(PHOTO), run=RunConfig(num_devices=4))
