@@ -24,6 +24,7 @@ from patchmix.losses import soft_info_nce
 from patchmix.mixing import MixPlan
 from patchmix.models import heads
 from patchmix.models.encoders import create_encoder
+from patchmix.models.in_parts import encode, num_parts
 from patchmix.models.spec import EncoderSpec
 from patchmix.passes import Contrast, Passes, stages
 from patchmix.targets import (
@@ -71,6 +72,8 @@ class ContrastiveModel(nn.Module):
         mix_group: images among which mixing wraps; None: those of this process.
         exact_targets: weigh the images of a mixed one by their patches, not alike.
         contrasts: the method's table, without local crops.
+        spec: of the encoder; with it a pass is cut into parts where that is quicker (models/in_parts.py).
+        recompute: keep no activations of the encoder, compute them again in the backward pass.
     """
 
     def __init__(
@@ -84,11 +87,14 @@ class ContrastiveModel(nn.Module):
         mix_group: int | None = None,
         exact_targets: bool = False,
         contrasts: tuple[Contrast, ...] = PATCHMIX,
+        spec: EncoderSpec | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
         self.smoothing, self.mix_group = smoothing, mix_group
         self.exact_targets, self.contrasts = exact_targets, contrasts
+        self.spec, self.recompute = spec, recompute
         self.momentum_encoder: nn.Module | None = None
         self.momentum_projector: nn.Module | None = None
         if momentum:
@@ -160,7 +166,7 @@ class ContrastiveModel(nn.Module):
                 images = passes.inputs.pop(view)
                 key = None
                 if view in asking:
-                    projection = self.projector(self.encoder(images))
+                    projection = self.projector(self.encode(self.encoder, images))
                     passes.queries[view] = self.predictor(projection)
                     if self.momentum_encoder is None:
                         key = projection.detach()  # without momentum, k(x¹) is the one of q(x¹)'s own pass
@@ -209,14 +215,19 @@ class ContrastiveModel(nn.Module):
             inputs["mixed_locals"] = torch.cat([plan.mix(view, self.mix_group) for view, plan in pairs])
         return inputs
 
+    def encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
+        """Features [rows, width] of one of the two encoders; a few images at a time where that pays."""
+        parts = 1 if self.spec is None else num_parts(self.spec, images, self.recompute)
+        return encode(encoder, images, parts, self.recompute)
+
     @torch.no_grad()
     def keys_of(self, images: Tensor) -> Tensor:
         """Keys [rows, projection_size] without gradient, of the momentum branch where there is one."""
         keys: Tensor
         if self.momentum_encoder is None or self.momentum_projector is None:
-            keys = self.projector(self.encoder(images))
+            keys = self.projector(self.encode(self.encoder, images))
         else:
-            keys = self.momentum_projector(self.momentum_encoder(images))
+            keys = self.momentum_projector(self.encode(self.momentum_encoder, images))
         return keys
 
     def shares(self, plans: tuple[MixPlan, MixPlan], local_plans: Sequence[MixPlan]) -> dict[str, tuple[int, ...]]:
@@ -291,4 +302,6 @@ def build_model(config: Config, spec: EncoderSpec) -> ContrastiveModel:
             smoothing=config.method.smoothing,
             mix_group=config.method.mix_group,
             exact_targets=config.method.target_weights == "patches",
+            spec=spec,
+            recompute=config.run.activation_checkpointing,
         )

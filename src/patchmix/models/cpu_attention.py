@@ -1,7 +1,7 @@
 """Attention of a Vision Transformer on the CPU, by plain batched matrix products.
 
-torch's fused attention for the CPU is made for long sequences: at the 17 to 257 tokens of a ViT its backward pass takes two to
-fifteen times as long as the products written out (most in bfloat16; benchmarks/results.md, decision 0026).
+torch's fused attention for the CPU is made for long sequences: at the 17 to 257 tokens of a ViT its backward pass takes
+up to fifteen times as long as the products written out (in bfloat16; decision 0026).
 
 B  images     T  tokens     H  heads     d  width of a head     D  H * d, the model's width
 """
@@ -16,7 +16,9 @@ from torch import Tensor
 
 MOST_TOKENS = 400  # beyond, the fused attention is quicker: the scores leave the cache even for one image
 SCORES = 1_000_000  # numbers of a slice's [images * H, T, T] scores: they stay in the cache
-KEPT = 2  # probabilities of up to so many times a token's width are kept for the backward pass; larger ones computed again
+KEPT = (
+    2  # probabilities of up to so many times a token's width are kept for the backward pass; larger ones computed again
+)
 
 
 def attend(qkv: Tensor, num_heads: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from patchmix.config import ModelConfig
 from patchmix.errors import UserError
+from patchmix.models.blocks import run_block
 from patchmix.models.class_token import class_token_of, is_hooked, is_plain
 from patchmix.models.spec import EncoderSpec
 
@@ -32,23 +33,25 @@ PUBLISHED_NAMES = {width: name for name, (width, _, _) in PUBLISHED_SIZES.items(
 class Encoder(VisionTransformer):  # type: ignore[misc]  # timm is untyped
     """timm's ViT, which takes any input size by resizing its position embeddings as method.md says.
 
-    Where only the class token is read, `encoder(images)` computes nothing else of the last block, and calls
-    neither that block nor its attention. With a hook on any module of the last block, on `blocks` or on `norm` it
-    computes the whole block, as `forward_features` and `forward_intermediates` always do: hooks see what they
-    would see in timm's. What replaces a method there, or hooks all modules of torch, does not run.
+    Where only the class token is read, `encoder(images)` computes nothing else of the last block, and on the CPU it
+    takes blocks apart (blocks.py): neither the block nor its attention is called then. With a hook on any module of the
+    last block, on another block or its attention, on `blocks` or on `norm` it computes whole blocks, as
+    `forward_features` and `forward_intermediates` always do: hooks see what they would see in timm's. What replaces a
+    method there, or hooks all modules of torch, does not run.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, D]."""
-        *blocks, last = self.blocks
-        hooked = is_hooked(self.blocks, self.norm, *last.modules())
-        if self.global_pool != "token" or self.grad_checkpointing or hooked or not is_plain(last):
+        if self.grad_checkpointing or is_hooked(self.blocks, self.norm):
             whole: Tensor = super().forward(x)
             return whole
+        *blocks, last = self.blocks
         tokens = self.norm_pre(self.patch_drop(self._pos_embed(self.patch_embed(x))))
         for block in blocks:
-            tokens = block(tokens)
-        features: Tensor = self.forward_head(self.norm(class_token_of(last, tokens)))
+            tokens = run_block(block, tokens)
+        alone = self.global_pool == "token" and is_plain(last) and not is_hooked(*last.modules())
+        tokens = class_token_of(last, tokens) if alone else run_block(last, tokens)
+        features: Tensor = self.forward_head(self.norm(tokens))
         return features
 
     def _pos_embed(self, x: Tensor) -> Tensor:
