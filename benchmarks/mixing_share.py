@@ -15,8 +15,9 @@ import torch
 
 from patchmix import recipes
 from patchmix.config import Config
+from patchmix.contrasts import PATCHMIX
 from patchmix.losses import soft_info_nce
-from patchmix.method import PATCHMIX, build_model
+from patchmix.method import build_model
 from patchmix.mixing import MixPlan
 from patchmix.models.encoders import resolve_spec
 from patchmix.optim import create_optimizer

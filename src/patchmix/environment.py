@@ -61,10 +61,10 @@ def package_versions() -> dict[str, str | None]:
 
 
 def usable_cores() -> int:
-    """Cores this process may use: its affinity, where the system has one, not the machine's number."""
-    if hasattr(os, "sched_getaffinity"):
-        return max(1, len(os.sched_getaffinity(0)))
-    return os.cpu_count() or 1
+    """Cores this process may use: its affinity and its container's share, not the machine's number."""
+    import joblib
+
+    return max(1, int(joblib.cpu_count()))  # at most LOKY_MAX_CPU_COUNT, too
 
 
 def limit_spinning() -> None:
@@ -105,15 +105,29 @@ def resolve_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def resolve_precision(name: str, device: torch.device) -> str:
+def resolve_precision(name: str, device: torch.device, *, training: bool = False) -> str:
     """`auto` means bf16-mixed on CUDA and 32-true elsewhere; anything else is returned as given.
+
+    In pre-training (`training`) it means bf16-mixed also on a CPU that multiplies in bfloat16 (decision 0026).
 
     DIFFERS: the reference trains under fp16; here fp16 is used only when asked for, because its NaN losses
     are the most frequent complaint of its peers' users (decision 0012).
     """
     if name != "auto":
         return name
-    return "bf16-mixed" if device.type == "cuda" else "32-true"
+    return "bf16-mixed" if device.type == "cuda" or (training and multiplies_bfloat16()) else "32-true"
+
+
+def multiplies_bfloat16() -> bool:
+    """Whether the CPU has instructions for products in bfloat16 (AVX-512 BF16, AMX): without, float32 is faster."""
+    import torch
+
+    ask = getattr(torch.cpu, "get_capabilities", None)  # of newer torch
+    if ask is not None:
+        found = ask()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    older = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(each is not None and each() for each in older)
 
 
 def _version(package: str) -> str | None:

@@ -1,7 +1,6 @@
 """The method: views in, losses of one step out (method.md, "Loss of one step").
 
-A method is a table of contrasts. Each row says which view asks (query), which views answer (keys), what
-the right answer is (target) and how much it counts (weight); one forward pass reads the table.
+The table of contrasts (contrasts.py) says what is compared; one pass over the views reads it.
 
     x¹, x²  view1, view2          x̃¹, x̃²  mixed1, mixed2
     c, c̃    locals, mixed_locals: C crops of N images, concatenated crop by crop into C * N rows
@@ -12,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from timm.layers import DropPath
@@ -20,44 +19,16 @@ from torch import Tensor, nn
 
 from patchmix import distributed
 from patchmix.config import Config
+from patchmix.contrasts import LOCAL_CROPS, PATCHMIX, Contrast, StepLosses
 from patchmix.losses import soft_info_nce
 from patchmix.mixing import MixPlan
 from patchmix.models import heads
 from patchmix.models.encoders import create_encoder
 from patchmix.models.in_parts import encode, num_parts
 from patchmix.models.spec import EncoderSpec
-from patchmix.passes import Contrast, Passes, stages
-from patchmix.targets import (
-    Offsets,
-    SoftTargets,
-    mix_to_mix_offsets,
-    mix_to_origin_offsets,
-    origin_offsets,
-    soft_targets,
-)
+from patchmix.passes import Passes, stages
+from patchmix.targets import Offsets, SoftTargets, soft_targets
 from patchmix.timing import part
-
-PATCHMIX = (
-    Contrast("origin_to_origin", "view1", ("view2",), origin_offsets, 1.0),
-    Contrast("mix_to_origin", "mixed2", ("view1",), mix_to_origin_offsets, 0.5),
-    Contrast("mix_to_mix", "mixed2", ("mixed1",), mix_to_mix_offsets, 0.5),
-)
-# Rows of local crops; a mean over the C * N rows is the (1/C)·Σ of method.md.
-LOCAL_CROPS = (
-    Contrast("local", "locals", ("view1", "view2"), origin_offsets, 1.0),
-    Contrast("local_mix", "mixed_locals", ("view1", "view2"), mix_to_origin_offsets, 1.0),
-)
-
-
-class StepLosses(NamedTuple):
-    """Scalars. The parts are the bare cross-entropies; total is their weighted sum."""
-
-    total: Tensor
-    origin_to_origin: Tensor
-    mix_to_origin: Tensor
-    mix_to_mix: Tensor
-    local: Tensor
-    local_mix: Tensor
 
 
 class ContrastiveModel(nn.Module):
@@ -95,6 +66,7 @@ class ContrastiveModel(nn.Module):
         self.smoothing, self.mix_group = smoothing, mix_group
         self.exact_targets, self.contrasts = exact_targets, contrasts
         self.spec, self.recompute = spec, recompute
+        self._targets: dict[object, SoftTargets] = {}
         self.momentum_encoder: nn.Module | None = None
         self.momentum_projector: nn.Module | None = None
         if momentum:
@@ -243,16 +215,22 @@ class ContrastiveModel(nn.Module):
         }
 
     def target(self, offsets: Offsets, batch_size: int, device: torch.device) -> SoftTargets:
-        """The sparse target with these offsets for this process's queries."""
-        return soft_targets(
-            offsets,
-            batch_size,
-            rank=distributed.rank(),
-            world_size=distributed.world_size(),
-            mix_group=self.mix_group,
-            smoothing=self.smoothing,
-            device=device,
-        )
+        """The sparse target with these offsets for this process's queries.
+
+        The same in every step, so it is made once: sending one to a GPU would let the step wait for it.
+        """
+        key = (*offsets.items(), batch_size, device, self.mix_group, self.smoothing)
+        if key not in self._targets:
+            self._targets[key] = soft_targets(
+                offsets,
+                batch_size,
+                rank=distributed.rank(),
+                world_size=distributed.world_size(),
+                mix_group=self.mix_group,
+                smoothing=self.smoothing,
+                device=device,
+            )
+        return self._targets[key]
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """[{decayed}, {not decayed}]: no decay on biases and one-dimensional parameters."""

@@ -8,8 +8,8 @@ import time
 import torch
 
 from patchmix import schedules
+from patchmix.contrasts import PATCHMIX
 from patchmix.job import Job
-from patchmix.method import PATCHMIX
 from patchmix.progress import counted, duration
 
 MOST_PASSES, MOST_SECONDS = 8, 3.0

@@ -7,22 +7,12 @@ activations of one view at a time are in memory, not those of all (decision 0026
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from torch import Tensor
 
-from patchmix.targets import Offsets, Shares
-
-
-class Contrast(NamedTuple):
-    """One row of a method's table; the loss is summed over the keys, then weighted."""
-
-    name: str
-    query: str
-    keys: tuple[str, ...]
-    target: Callable[[Shares, Shares], Offsets]  # of the groups' shares of query and key view
-    weight: float
+from patchmix.contrasts import Contrast
 
 
 class Stage(NamedTuple):

@@ -51,7 +51,7 @@ def start_fabric(config: Config) -> Fabric:
     strategy: Any = DDPStrategy(broadcast_buffers=False) if several else "auto"
     fabric = launch_fabric(
         device,
-        resolve_precision(config.run.precision, device),
+        resolve_precision(config.run.precision, device, training=True),
         devices=config.run.num_devices,
         num_nodes=config.run.num_nodes,
         strategy=strategy,

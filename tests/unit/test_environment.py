@@ -74,6 +74,7 @@ def test_cuda_without_a_device_is_refused_and_auto_takes_the_cpu() -> None:
 
 def test_fp16_is_never_chosen_by_itself() -> None:
     assert resolve_precision("auto", torch.device("cpu")) == "32-true"
+    assert resolve_precision("auto", torch.device("cpu"), training=True) in ("32-true", "bf16-mixed")
     assert resolve_precision("auto", torch.device("cuda")) == "bf16-mixed"
     assert resolve_precision("16-mixed", torch.device("cuda")) == "16-mixed"
 
@@ -90,3 +91,20 @@ def test_waiting_threads_let_go_soon_unless_the_user_says_otherwise(monkeypatch)
     monkeypatch.setenv("OMP_WAIT_POLICY", "active")
     limit_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, "bf16-mixed"), ({"amx_bf16": True}, "bf16-mixed"), ({"avx512_f": True}, "32-true")],
+)
+def test_bfloat16_is_chosen_for_training_on_cpus_that_multiply_in_it(
+    capabilities: dict[str, bool], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert resolve_precision("auto", torch.device("cpu"), training=True) == expected
+    assert resolve_precision("auto", torch.device("cpu")) == "32-true"  # evaluations are compared between machines
+
+
+@pytest.mark.skipif(not Path("/proc/self/cgroup").exists(), reason="containers limit processes on Linux")
+def test_cores_are_those_that_a_process_may_use() -> None:
+    assert 1 <= usable_cores() <= len(os.sched_getaffinity(0))

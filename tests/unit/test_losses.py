@@ -6,8 +6,10 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from patchmix import losses
 from patchmix.losses import soft_info_nce
 from patchmix.targets import mix_to_mix, mix_to_mix_offsets, origin_to_origin, soft_targets
 
@@ -75,3 +77,33 @@ def test_stays_in_float32_under_autocast(dtype: torch.dtype) -> None:
     assert loss.dtype == torch.float32
     assert loss.isfinite()
     torch.testing.assert_close(loss, expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_rows_in_parts_change_neither_loss_nor_gradient(smoothing: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(7, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    keys = torch.randn(7, 5, generator=generator, dtype=torch.float64)
+    sparse = soft_targets(mix_to_mix_offsets((1,) * 3, (1,) * 3), 7, smoothing=smoothing)
+    found = []
+    for most in (2**24, 14, 1):  # all rows, two, one
+        monkeypatch.setattr(losses, "MOST_LOGITS", most)
+        for targets in (sparse, sparse.dense(torch.float64)):
+            loss = soft_info_nce(queries, keys, targets, 0.3)
+            found.append((loss.detach(), *torch.autograd.grad(loss, queries)))
+    for loss, gradient in found[1:]:
+        torch.testing.assert_close(loss, found[0][0])
+        torch.testing.assert_close(gradient, found[0][1])
+    assert torch.autograd.gradcheck(lambda q: soft_info_nce(q, keys, sparse, 0.3), (queries,))
+
+
+def test_dense_targets_need_not_sum_to_one_and_a_query_may_be_zero() -> None:
+    queries = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    keys, target = torch.randn(3, 4, dtype=torch.float64), torch.rand(3, 3, dtype=torch.float64)
+    loss = soft_info_nce(queries, keys, target, 0.2)
+    torch.testing.assert_close(loss, F.cross_entropy(torch.zeros(3, 3, dtype=torch.float64), target))
+    loss.backward()
+    assert queries.grad is not None
+    assert queries.grad.isfinite().all()
+    other = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda q: soft_info_nce(q, keys, target, 0.2), (other,))

@@ -10,8 +10,9 @@ from tests.models import small_model
 from timm.layers import DropPath
 from torch import Tensor
 
+from patchmix.contrasts import LOCAL_CROPS, PATCHMIX
 from patchmix.losses import soft_info_nce
-from patchmix.method import LOCAL_CROPS, PATCHMIX, ContrastiveModel
+from patchmix.method import ContrastiveModel
 from patchmix.mixing import MixPlan
 from patchmix.targets import mix_to_mix, mix_to_origin
 

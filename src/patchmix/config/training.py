@@ -216,7 +216,9 @@ class RunConfig(Checked):
 
     section: ClassVar[str] = "run"
     device: Device = option("auto", "auto takes CUDA where there is a device")
-    precision: Precision = option("auto", "auto: bf16-mixed on CUDA, 32-true on CPU; 16-mixed on request")
+    precision: Precision = option(
+        "auto", "auto: bf16-mixed on CUDA and on CPUs that multiply in it, else 32-true; 16-mixed on request"
+    )
     photometrics: Literal["auto", "workers", "device"] = option(
         "auto", "who applies jitter, grey, blur and solarising: auto: the device on CUDA, else the workers"
     )

@@ -48,9 +48,12 @@ def normalise(
     images: torch.Tensor, mean: Sequence[float], std: Sequence[float], dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
     """(images / 255 - mean) / std, per channel: uint8 [n, c, h, w] -> dtype, on the same device."""
-    scaled = transforms.to_dtype(images, torch.float32, scale=True)
-    normalised: torch.Tensor = transforms.normalize(scaled, list(mean), list(std), inplace=True)
-    return normalised.to(dtype)
+    scaled: torch.Tensor = transforms.to_dtype(images, torch.float32, scale=True)
+    # As torchvision's normalize, which would let the step wait for the device when it sends these two there.
+    middle, spread = torch.tensor((mean, std), dtype=torch.float32).to(images.device, non_blocking=True)[
+        ..., None, None
+    ]
+    return scaled.sub_(middle).div_(spread).to(dtype)
 
 
 class BatchLoader(Generic[Made]):
