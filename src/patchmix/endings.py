@@ -40,6 +40,7 @@ def memory_advice(config: Config) -> Iterator[None]:
         if isinstance(error, RuntimeError) and "out of memory" not in text and "can't allocate memory" not in text:
             raise
         raise RunError(
-            f"out of memory: lower optim.batch_size (now {config.optim.batch_size}), data.image_size, the model's size "
+            "out of memory: set run.activation_checkpointing, or lower optim.batch_size (now "
+            f"{config.optim.batch_size}), data.image_size, the model's size "
             "or views.num_local_crops"
         ) from error
