@@ -9,12 +9,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patchmix.api import embed, fewshot, finetune, knn, load_encoder, pretrain, probe, report, results, survey
+    from patchmix.api import (
+        bench,
+        embed,
+        fewshot,
+        finetune,
+        knn,
+        load_encoder,
+        pretrain,
+        probe,
+        report,
+        results,
+        survey,
+    )
 
     __version__: str
 
 __all__ = [
     "__version__",
+    "bench",
     "embed",
     "fewshot",
     "finetune",

@@ -128,6 +128,28 @@ def results(*runs: StrPath) -> dict[str, Any]:
     return collect([os.fspath(run) for run in runs])
 
 
+def bench(
+    recipe: str | None = None,
+    *,
+    config: StrPath | None = None,
+    output: StrPath | None = None,
+    steps: int | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Measure what a training step costs on this machine; returns what `results/bench.json`, or `output`, holds.
+
+    Options as in `patchmix bench`: `bench("demo", output="bench.json", optim={"batch_size": 32})`. Raises UserError
+    and RunError.
+    """
+    from patchmix.benching.request import request
+
+    own = {} if steps is None else {"steps": steps}
+    asked = request(recipe, _path(config), _given({**options, **own}, output=output))
+    from patchmix.benching import command
+
+    return command.bench(asked)
+
+
 def load_encoder(checkpoint: StrPath, *, num_heads: int | None = None) -> nn.Module:
     """A timm model in eval mode from a run (its newest checkpoint), a weights file, or timm:MODEL.
 

@@ -27,6 +27,7 @@ from patchmix.config import (
     KnnConfig,
     ProbeConfig,
 )
+from patchmix.config.bench import BenchConfig
 from patchmix.config.options import Option
 from patchmix.environment import limit_spinning, program
 from patchmix.errors import RunError, SaidElsewhereError, UserError
@@ -46,6 +47,16 @@ def _pretrain(given: dict[str, Any]) -> int:
     from patchmix.pretraining import pretrain
 
     return int(pretrain(started.config, resume=resume, recipe=started.recipe, choices=started.choices).exit_code)
+
+
+def _bench(given: dict[str, Any]) -> int:
+    from patchmix.benching.request import request
+
+    asked = request(given.pop("recipe", None), given.pop("config", None), given)
+    from patchmix.benching.command import bench
+
+    bench(asked)
+    return 0
 
 
 def _evaluate(command: str, config: type[EvalConfig]) -> Callable[[dict[str, Any]], int]:
@@ -163,6 +174,17 @@ COMMANDS = {
             Option("output", str | None, None, "write survey.json, unreadable.tsv and duplicates.tsv there"),
         ),
         positional=("folder", None, "a folder of images, read as data.root is"),
+    ),
+    "bench": Command(
+        "say what a training step costs here, and where the time goes",
+        "[--recipe NAME | --config FILE | --data.root FOLDER] [--output FILE] [--steps N]\n"
+        "                      [--section.option VALUE ...]",
+        _bench,
+        BenchConfig,
+        (
+            Option("recipe", str | None, None, "the recipe to measure (null: cifar10-cpu)"),
+            Option("config", str | None, None, "a YAML file of options, or a run's config.yaml"),
+        ),
     ),
     "recipes": Command(
         "list the recipes, or print one: recipes show NAME",

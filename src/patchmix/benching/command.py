@@ -1,0 +1,193 @@
+"""`patchmix bench`: measures what a training step of a run costs on this machine, and where the time goes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import signal
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from patchmix.benching import inputs
+from patchmix.benching.memory import peak_memory
+from patchmix.benching.pipeline import worker_stages
+from patchmix.benching.plain import load_plain, why_no_plain_step
+from patchmix.benching.products import ProductLimit, counted_operations
+from patchmix.benching.request import Request
+from patchmix.benching.steps import DATA_WAIT, measure_parts, num_steps_needed, take_turns
+from patchmix.benching.tables import part_medians, show_figures, show_parts, show_stages
+from patchmix.config import Config, to_dict
+from patchmix.data.batches import Batch
+from patchmix.data.views import change_views
+from patchmix.endings import memory_advice
+from patchmix.environment import environment
+from patchmix.files import write_text
+from patchmix.job import Job
+from patchmix.preparation import prepare
+from patchmix.pretraining import take_step
+from patchmix.progress import counted, duration, say
+
+MEGABYTE = 1e6
+PLAIN_PRECISION = "32-true"
+
+
+def bench(request: Request, console: Console | None = None) -> dict[str, Any]:
+    """Measure a run's steps and write the figures to `request.output`; returns what the file holds.
+
+    The run is made in a temporary directory, of which nothing is left. Its data are those of the config where they are
+    on this machine, else synthetic images. `metrics` that were not measured are None.
+
+    Raises:
+        UserError: what `pretrain` would refuse.
+        RunError: out of memory, or the file cannot be written any more.
+    """
+    console = console or Console()
+    began = time.perf_counter()
+    asked = request.start.config
+    with (
+        _ends_tidily(),
+        memory_advice(asked),
+        tempfile.TemporaryDirectory(prefix="patchmix-bench-") as scratch,
+        contextlib.ExitStack() as stack,
+    ):
+        config = _for_a_few_steps(asked, Path(scratch), request.steps)
+        is_synthetic = not inputs.is_there(config.data)
+        if is_synthetic:
+            say(console, f"{config.data.name} is not on this machine: synthetic images take its place.")
+            config = inputs.synthetic(config, Path(scratch, "images"))
+        job = prepare(config, False, request.start.recipe, request.start.choices, stack)
+        say(console, _what(job, request))
+        steps, batch = measure_parts(job, request.steps)
+        parts = part_medians(steps)
+        metrics, samples, why_not = _turns(job, batch, request.steps)
+        metrics |= {
+            "data_wait_seconds": parts[DATA_WAIT],
+            "images_per_second": config.optim.batch_size / (metrics["step_seconds"] + parts[DATA_WAIT]),
+        }
+        stages = worker_stages(job)
+        metrics |= {"worker_ms_per_sample": stages["worker"], "plain_worker_ms_per_sample": stages.get("plain")}
+        say(console, "Peak memory, in processes of their own …")
+        metrics |= _memory(config, job, Path(scratch), plain=why_not is None)
+    show_parts(console, parts)
+    show_stages(console, stages)
+    show_figures(console, metrics, why_not)
+    result: dict[str, Any] = {
+        "command": "bench",
+        "metrics": metrics,
+        "parts": {
+            name: {"seconds": seconds, "share": seconds / sum(parts.values())} for name, seconds in parts.items()
+        },
+        "worker_stages_ms": {name: stages[name] for name in ("decode", "crops", "photometrics")},
+        "samples": samples,
+        "data": {"name": asked.data.name, "synthetic": is_synthetic, "num_images": len(job.source)},
+        "settings": _settings(asked, request, job),
+        "environment": environment(),
+        "seconds": round(time.perf_counter() - began, 3),
+    }
+    write_text(request.output, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    wait = metrics["data_wait_seconds"] / (metrics["step_seconds"] + metrics["data_wait_seconds"])
+    say(console, f"{metrics['images_per_second']:,.0f} images/s; {100 * wait:.1f} % of the time waiting for data.")
+    say(console, f"Written to {request.output} after {duration(result['seconds'])}.")
+    return result
+
+
+def _for_a_few_steps(config: Config, scratch: Path, steps: int) -> Config:
+    """The same run in that directory, long enough for the steps that are timed."""
+    workers = config.data.num_workers if config.data.num_workers is not None else 64
+    needed = num_steps_needed(steps, workers)
+    run = dataclasses.replace(config.run, tensorboard=False)
+    # An epoch has one step at least. Epochs change the schedules only, not what a step costs.
+    optim = dataclasses.replace(config.optim, epochs=max(config.optim.epochs, needed))
+    return dataclasses.replace(config, output=str(scratch / "run"), max_steps=None, run=run, optim=optim)
+
+
+def _what(job: Job, request: Request) -> str:
+    config, spec = job.config, job.spec
+    sizes = f"width {spec.width}{f', depth {spec.depth}' if spec.is_vit else ''}"
+    crops = f" and {counted(config.views.num_local_crops, 'local crop')}" if config.views.num_local_crops else ""
+    return (
+        f"{request.start.recipe or config.data.name}: {spec.name}, {sizes}, "
+        f"{spec.image_size[0]} × {spec.image_size[1]} px{crops}, batch {config.optim.batch_size}; "
+        f"{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {job.precision}, "
+        f"{counted(job.loader.num_workers, 'data worker')}. {counted(request.steps, 'step')} of each kind …"
+    )
+
+
+def _turns(job: Job, batch: Batch, steps: int) -> tuple[dict[str, Any], dict[str, list[float]], str | None]:
+    """Steps of ours and of the plain version in turns, with the limit between them; why there is no plain version."""
+    device = job.fabric.device
+    numbers = itertools.count(1)
+    functions: dict[str, Any] = {"step_seconds": lambda: take_step(job, next(numbers), batch)}
+    why_not = why_no_plain_step(job.config, job.spec, job.mix_size)
+    if why_not is None:
+        plain = load_plain("step").PlainStep(job.config, job.spec, device)
+        plain.load({name: getattr(job.module, name) for name in ("encoder", "projector", "predictor")})
+        count = len(batch.views)
+        # The plain pipeline's workers would hand over whole views.
+        views = change_views((*batch.views, *batch.local_views), batch.photometrics)
+        functions["plain_step_seconds"] = lambda: plain(views[:count], views[count:])
+    limits = {precision: ProductLimit(device, precision) for precision in {job.precision, PLAIN_PRECISION}}
+    samples = take_turns(functions, steps, device, [each.sample for each in limits.values()])
+    metrics: dict[str, Any] = {"step_seconds": None, "plain_step_seconds": None}
+    for prefix, products in (("", limits[job.precision]), ("plain_", limits[PLAIN_PRECISION])):
+        name = f"{prefix}step_seconds"
+        seconds = statistics.median(samples[name]) if name in samples else None
+        operations = counted_operations(functions[name]) if name in functions else None
+        metrics |= {
+            name: seconds,
+            f"{prefix}gigaflop_per_step": operations and operations / 1e9,
+            f"{prefix}gigaflop_per_second": seconds and operations and operations / seconds / 1e9,
+            f"{prefix}limit_gigaflop_per_second": products.per_second / 1e9,
+            f"{prefix}flops_share_of_limit": seconds and operations and operations / seconds / products.per_second,
+        }
+    return metrics, samples, why_not
+
+
+def _memory(config: Config, job: Job, scratch: Path, *, plain: bool) -> dict[str, float | None]:
+    """Peak memory of our steps and of plain ones, in megabytes."""
+    data = dataclasses.replace(
+        config.data, image_size=max(job.spec.image_size), channels=1 if job.spec.channels == 1 else 3
+    )
+    alike = dataclasses.replace(config, data=data)
+    ours = peak_memory(alike, "ours", scratch / "ours") / MEGABYTE
+    other = peak_memory(alike, "plain", scratch / "plain") / MEGABYTE if plain else None
+    return {"peak_memory_mb": ours, "plain_peak_memory_mb": other}
+
+
+def _settings(config: Config, request: Request, job: Job) -> dict[str, Any]:
+    asked = {name: value for name, value in to_dict(config).items() if name not in ("output", "max_steps")}
+    used = {
+        "device": job.fabric.device.type,
+        "precision": job.precision,
+        "num_threads": torch.get_num_threads(),
+        "num_workers": job.loader.num_workers,
+    }
+    return {"recipe": request.start.recipe, "steps": request.steps, **asked, "used": used}
+
+
+@contextlib.contextmanager
+def _ends_tidily() -> Iterator[None]:
+    """Let SIGTERM end the block as an exception does, so that temporary files and other processes go too."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
