@@ -27,6 +27,7 @@ from patchmix.benching.steps import noise_job, take_turns
 from patchmix.config import Config
 from patchmix.pretraining import take_step
 from plain.step import PlainStep
+from spinning import begin_again
 
 # Model, recipe, and what differs from it: batches that two cores can do.
 CASES: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -129,4 +130,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_again()
     main()

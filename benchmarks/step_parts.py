@@ -21,6 +21,7 @@ from matplotlib import pyplot as plt
 
 from patchmix.benching.steps import seconds_of
 from patchmix.timing import measured
+from spinning import begin_again
 from step import CASES, CPU, PLAIN, kinds
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "step.png"
@@ -106,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    begin_again()
     main()

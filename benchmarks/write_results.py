@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from patchmix.environment import environment
+from patchmix.environment import environment, limit_spinning
 from patchmix.files import write_text
 
 RESULTS = Path(__file__).with_name("results.md")
@@ -53,4 +53,5 @@ def main(names: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    limit_spinning()  # before torch is imported: a benchmark's module is, when its turn comes
     main(sys.argv[1:])

@@ -213,9 +213,9 @@ def _batch(sample: ImageSample, machine: Machine, settled: Mapping[str, Any]) ->
 
 
 def image_bytes(settled: Mapping[str, Any]) -> int:
-    """About what one image takes of a GPU's memory: activations of what has a gradient.
+    """About what one image takes of a GPU's memory: activations of the largest view that has a gradient.
 
-    These are one view and one mixed view, and of local crops two versions each.
+    That is a whole view, or all local crops: the views follow each other (decision 0026).
 
     36 bytes per token, width and block under bfloat16 autocast were counted for ViT-T, S and B (docs/recipes.md);
     half as much again for the kernels' own memory.
@@ -225,8 +225,8 @@ def image_bytes(settled: Mapping[str, Any]) -> int:
     depth = settled.get("model.depth") or own_depth or SIZES_OF["vit_base"][1]
     patch = settled.get("model.patch_size") or own_patch or DEFAULT_PATCH
     tokens = (settled["data.image_size"] // patch) ** 2 + 1
-    tokens += settled.get("views.num_local_crops", 0) * ((settled.get("views.local_size", 96) // patch) ** 2 + 1)
-    return int(2 * 1.5 * 36 * tokens * width * depth)
+    crops = settled.get("views.num_local_crops", 0) * ((settled.get("views.local_size", 96) // patch) ** 2 + 1)
+    return int(1.5 * 36 * max(tokens, crops) * width * depth)
 
 
 def _length(sample: ImageSample, machine: Machine, settled: Mapping[str, Any]) -> Choice:

@@ -137,6 +137,7 @@ class Job:
             "step": step,
             "epoch": step / self.steps_per_epoch,
             "recipe": self.recipe,
+            "precision": self.precision,
             "config": to_dict(self.config),
             "encoder": self.spec.to_dict(),
             "data": describe_data(self.source),

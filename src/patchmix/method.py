@@ -189,8 +189,9 @@ class ContrastiveModel(nn.Module):
 
     def encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Features [rows, width] of one of the two encoders; a few images at a time where that pays."""
-        parts = 1 if self.spec is None else num_parts(self.spec, images, self.recompute)
-        return encode(encoder, images, parts, self.recompute)
+        recompute = self.recompute and torch.is_grad_enabled()
+        parts = 1 if self.spec is None else num_parts(self.spec, images, recompute)
+        return encode(encoder, images, parts, recompute)
 
     @torch.no_grad()
     def keys_of(self, images: Tensor) -> Tensor:
@@ -198,6 +199,8 @@ class ContrastiveModel(nn.Module):
         keys: Tensor
         if self.momentum_encoder is None or self.momentum_projector is None:
             keys = self.projector(self.encode(self.encoder, images))
+            # Older torch (< 2.11) would give the next pass the weights that autocast has cast here, without gradient.
+            torch.clear_autocast_cache()
         else:
             keys = self.momentum_projector(self.encode(self.momentum_encoder, images))
         return keys

@@ -81,6 +81,11 @@ def prepare(
         spec = resolve_spec(config.model, size, source.channels, tuple(source.mean), tuple(source.std))
         if config.views.num_local_crops and not spec.is_vit:
             check_size(spec, (config.views.local_size,) * 2, "views.local_size")
+        if config.run.activation_checkpointing and not spec.is_vit:
+            raise UserError(
+                f"run.activation_checkpointing is for plain Vision Transformers, not {spec.name}: computed again, its "
+                "BatchNorm would count every image twice"
+            )
         mix_size = check_mix_size(config, spec)
     module = build_model(config, spec)
     with distributed.first_speaks():
@@ -106,6 +111,10 @@ def prepare(
         model, wrapped = fabric.setup(StageLoss(module), optimizer)
     if directory.resumed is not None:
         load_optimizer_tensors(module, optimizer, directory.resumed.optimizer_tensors())
+        before = directory.resumed.metadata.get("precision") or resolve_precision(config.run.precision, fabric.device)
+        precision = str(fabric.strategy.precision.precision)
+        if before != precision:
+            directory.messages.append(f"Goes on in {precision}; it was trained in {before} (--run.precision {before}).")
         if scaler := directory.resumed.metadata.get("scaler"):
             fabric.strategy.precision.load_state_dict(scaler)
     return Job(config, directory.recipe, fabric, source, spec, module, model, wrapped, loader, directory, mix_size)

@@ -142,6 +142,7 @@ def take_step(job: Job, step: int, batch: Batch) -> dict[str, Any]:
         views, local_views = job.views(batch)
         plans, local_plans = job.plans(step)
     passes = job.module.begin(views, plans, settings.temperature, local_views, local_plans)
+    del views, local_views  # so that a view goes when it has run
     losses = []
     while passes.stages:
         # Gradients of the stages add up; processes share them once, with the last.

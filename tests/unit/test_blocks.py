@@ -7,6 +7,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.models import small_model
 from timm.layers import DropPath
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -99,3 +100,14 @@ def test_blocks_with_hooks_or_more_than_plain_attention_are_called_whole() -> No
     assert not is_simple(block)
     run_block(block, torch.randn(2, 5, 24))
     assert seen == [torch.Size((2, 5, 24))]
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")  # torch's, of its attention under vmap
+def test_an_encoder_can_be_exported_and_mapped_over() -> None:
+    encoder = small_model().encoder.eval()
+    images = torch.randn(2, 3, 16, 16)
+    expected = encoder(images).detach()
+    exported = torch.export.export(encoder, (images,)).module()
+    torch.testing.assert_close(exported(images).detach(), expected)
+    each = torch.func.vmap(lambda image: encoder(image.unsqueeze(0)).squeeze(0))(images)
+    torch.testing.assert_close(each.detach(), expected)

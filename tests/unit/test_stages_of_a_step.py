@@ -48,11 +48,11 @@ def test_a_query_waits_for_its_last_key_and_views_that_nobody_names_do_not_run()
 Arguments = tuple[tuple[Tensor, Tensor], tuple[MixPlan, MixPlan], float, list[Tensor], list[MixPlan]]
 
 
-def step_of(batch: int = 6) -> Arguments:
+def step_of(dtype: torch.dtype = torch.float32, batch: int = 6) -> Arguments:
     """Arguments of a step with two crops an image."""
     generator = torch.Generator().manual_seed(0)
-    views = tuple(torch.randn(batch, 3, 16, 16, generator=generator) for _ in range(2))
-    crops = [torch.randn(batch, 3, 8, 8, generator=generator) for _ in range(2)]
+    views = tuple(torch.randn(batch, 3, 16, 16, generator=generator, dtype=dtype) for _ in range(2))
+    crops = [torch.randn(batch, 3, 8, 8, generator=generator, dtype=dtype) for _ in range(2)]
     plans = tuple(MixPlan.draw(16, 2, 4, generator) for _ in range(2))
     return (views[0], views[1]), (plans[0], plans[1]), 0.2, crops, [MixPlan.draw(4, 2, 4, generator) for _ in range(2)]
 
@@ -62,7 +62,7 @@ def gradients(model: ContrastiveModel) -> dict[str, Tensor]:
 
 
 def in_stages(model: ContrastiveModel, passes: Passes) -> Tensor:
-    module, total = StageLoss(model), torch.zeros(())
+    module, total = StageLoss(model), torch.zeros((), dtype=next(model.parameters()).dtype)
     while passes.stages:
         loss = module(passes)
         loss.backward()
@@ -76,12 +76,12 @@ def test_stages_give_the_losses_gradients_and_statistics_of_all_at_once(
     momentum: bool, recompute: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(in_parts, "CACHED", 17 * 4 * 24 * 4 * 2)  # two images a part
-    whole = small_model(momentum)
+    whole = small_model(momentum).double()
     staged = copy.deepcopy(whole)
     staged.recompute = recompute
-    expected = whole(*step_of())
+    expected = whole(*step_of(torch.float64))
     expected.total.backward()
-    passes = staged.begin(*step_of())
+    passes = staged.begin(*step_of(torch.float64))
     total = in_stages(staged, passes)
     torch.testing.assert_close(total, expected.total.detach())
     for name, loss in passes.losses.items():
@@ -89,7 +89,7 @@ def test_stages_give_the_losses_gradients_and_statistics_of_all_at_once(
     found = gradients(staged)
     assert found.keys() == gradients(whole).keys()
     for name, gradient in gradients(whole).items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12, msg=name)
     buffers = dict(staged.named_buffers())
     for name, buffer in whole.named_buffers():
         torch.testing.assert_close(buffers[name], buffer, msg=name)

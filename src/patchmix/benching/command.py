@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from patchmix import distributed
 from patchmix.benching import inputs
 from patchmix.benching.memory import peak_memory
 from patchmix.benching.pipeline import worker_stages
@@ -61,6 +62,7 @@ def bench(request: Request, console: Console | None = None) -> dict[str, Any]:
         tempfile.TemporaryDirectory(prefix="patchmix-bench-") as scratch,
         contextlib.ExitStack() as stack,
     ):
+        stack.push(lambda error, *_: distributed.leave(failed=error is not None))
         config = _for_a_few_steps(asked, Path(scratch), request.steps)
         is_synthetic = not inputs.is_there(config.data)
         if is_synthetic:

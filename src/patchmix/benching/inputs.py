@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,11 @@ def write_pictures(folder: Path, count: int, size: tuple[int, int], channels: in
     for number in range(count):
         path = folder / f"{number:06}.jpg"
         if number >= NUM_PICTURES:
-            os.link(folder / f"{number % NUM_PICTURES:06}.jpg", path)
+            first = folder / f"{number % NUM_PICTURES:06}.jpg"
+            try:
+                os.link(first, path)
+            except OSError:  # a file system without links
+                shutil.copyfile(first, path)
             continue
         coarse = generator.integers(0, 256, (max(2, height // 24), max(2, width // 24), 3), dtype=np.uint8)
         cloud = np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), dtype=np.float64)

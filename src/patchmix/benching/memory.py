@@ -9,6 +9,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from patchmix.errors import RunError
 from patchmix.pretraining import take_step
 
 CONFIG = "config.yaml"
+GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK")
 STEPS = 2  # in the first, AdamW makes its state; the second has it from the start
 Kind = Literal["ours", "plain"]
 
@@ -46,12 +48,16 @@ def peak_memory(config: Config, kind: Kind, folder: Path) -> int:
     folder.mkdir(parents=True)
     (folder / CONFIG).write_text(recipes.dump(config), encoding="utf-8")
     command = [sys.executable, "-m", "patchmix.benching.memory", str(folder), kind]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # A group of processes that this one has begun is not for the other to join.
+    own = {name: value for name, value in os.environ.items() if name not in GROUP and not name.startswith("MASTER_")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=own)
     try:
         return int(json.loads(done.stdout)["bytes"])
     except (ValueError, KeyError):
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise RunError(f"the process that measures peak memory failed: {last}; lower optim.batch_size") from None
+        raise RunError(
+            f"the process that measures peak memory failed (a smaller optim.batch_size may help): {last}"
+        ) from None
 
 
 def growth(function: Callable[[], object], device: torch.device) -> int:

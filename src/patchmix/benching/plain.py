@@ -12,6 +12,7 @@ from typing import Any
 
 from patchmix.config import Config
 from patchmix.models.spec import EncoderSpec
+from patchmix.models.vit import PUBLISHED_SIZES
 
 FOLDER = Path(__file__).resolve().parents[3] / "benchmarks" / "plain"
 
@@ -34,8 +35,8 @@ def why_no_plain_step(config: Config, spec: EncoderSpec, mix_size: int) -> str |
     """Why there is no plain step of this run, in words; None if there is one."""
     if load_plain("step") is None:
         return "benchmarks/plain is not here: it comes with the repository, not with the installed package"
-    if not spec.is_vit or spec.pooling != "token":
-        return "it is a Vision Transformer with a class token"
+    if spec.name not in PUBLISHED_SIZES or spec.pooling != "token":
+        return f"it is a Vision Transformer of the paper's kind with a class token ({', '.join(PUBLISHED_SIZES)})"
     method = config.method
     if mix_size != spec.patch_size or method.mix_group is not None or method.target_weights != "groups":
         return "it knows no mix_size, mix_group or target_weights"

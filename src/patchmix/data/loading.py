@@ -233,20 +233,21 @@ class Reader(Dataset[Made], ABC):
         """What `make` gives for some images at a time, the indices of the images really read, and what was skipped."""
         images: list[torch.Tensor] = []
         parts: list[Part] = []
-        num_done, indices, skipped = 0, [], []
+        num_done, num_pixels, indices, skipped = 0, 0, [], []
         for place, (_, index) in enumerate(keys, start=1):
             image, used, failures = read_or_next(self.source, index)
             images.append(image)
+            num_pixels += image.shape[-2] * image.shape[-1]
             indices.append(used)
             skipped += [
                 Skipped((index + step) % len(self.source), failure.path, failure.why)
                 for step, failure in enumerate(failures)
             ]
-            if place == len(keys) or sum(each[0].numel() for each in images) > MOST_PIXELS:
+            if place == len(keys) or num_pixels > MOST_PIXELS:
                 # A replacement keeps the key of the image it replaces: should both be in the batch, their views
                 # differ.
                 parts.append(make(images, keys[num_done:place]))
-                num_done, images = place, []
+                num_done, num_pixels, images = place, 0, []
         return parts, torch.tensor(indices), skipped
 
 

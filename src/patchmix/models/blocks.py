@@ -38,8 +38,16 @@ def is_simple(block: Any) -> bool:
     attn = block.attn
     simple = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
     dropout = attn.training and attn.attn_drop.p > 0
-    parts = (block, attn, attn.q_norm, attn.k_norm, attn.attn_drop, block.drop_path1, block.drop_path2)
-    return simple and not dropout and not is_hooked(*parts)
+    return simple and not dropout and not is_hooked(*block.modules()) and not is_traced()
+
+
+def is_traced() -> bool:
+    """Whether torch watches the operations (export, compile, trace, functorch): it has no rules for ours."""
+    return bool(
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._are_functorch_transforms_active()
+    )
 
 
 def residual(tokens: Tensor, drop_path: nn.Module, branch: Callable[[Tensor], Tensor]) -> Tensor:

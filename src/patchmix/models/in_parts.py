@@ -26,7 +26,8 @@ def num_parts(spec: EncoderSpec, images: Tensor, recompute: bool = False) -> int
     if images.device.type != "cpu":
         return min(len(images), LEAST_PARTS) if recompute else 1
     tokens = 1 + images.shape[-2] * images.shape[-1] // spec.patch_size**2
-    at_once = max(1, CACHED // (tokens * 4 * spec.width * 4))
+    cached = CACHED // 2 if recompute else CACHED  # where memory is short, half as much: little slower
+    at_once = max(1, cached // (tokens * 4 * spec.width * 4))
     return math.ceil(len(images) / at_once)
 
 
@@ -36,7 +37,6 @@ def encode(encoder: nn.Module, images: Tensor, parts: int, recompute: bool = Fal
     recompute: keep no activations; the backward pass computes those of one part at a time again (activation
         checkpointing), with the same random numbers.
     """
-    recompute = recompute and torch.is_grad_enabled()
     if parts == 1 and not recompute:
         whole: Tensor = encoder(images)
         return whole

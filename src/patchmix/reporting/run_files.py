@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Result = dict[str, Any]
 
-NO_MEASUREMENTS = ("embed",)  # their results say what was written, not what it is worth
+NO_MEASUREMENTS = ("embed", "bench")  # their results say what was written or how fast, not what it is worth
 
 
 @dataclass(frozen=True)
