@@ -12,7 +12,6 @@ import dataclasses
 import os
 import statistics
 import tempfile
-import time
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from patchmix.data.datasets import ImageSource, open_dataset
 from patchmix.data.sample import evenly_spaced
 from patchmix.data.sources import ArraySource
 from patchmix.data.stages import stage_seconds
-from plain.views import PlainViews, decode
+from plain.views import PlainViews, decode, seconds_an_image
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 ROUNDS = 7
@@ -48,7 +47,7 @@ def measure(source: ImageSource, config: Config, num_images: int, rounds: int = 
     for _ in range(1 + rounds):
         stages = stage_seconds(source, config, num_images)
         stages["device"] = stages["decode"] + stages["crops"]
-        stages["plain"] = _plain_seconds(images, plain)
+        stages["plain"] = seconds_an_image(plain, images)
         for name, seconds in stages.items():
             found.setdefault(name, []).append(1000 * seconds)
     return {name: times[1:] for name, times in found.items()}  # the first round warms up
@@ -60,17 +59,6 @@ def _opener(source: ImageSource, index: int) -> Callable[[], Image.Image]:
         return lambda: decode(path)
     pixels = source.read(index).permute(1, 2, 0).contiguous().numpy()
     return lambda: Image.fromarray(pixels)
-
-
-def _plain_seconds(images: list[Callable[[], Image.Image]], plain: PlainViews) -> float:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    began = time.perf_counter()
-    for image in images:
-        plain(image())
-    seconds = time.perf_counter() - began
-    torch.set_num_threads(threads)
-    return seconds / len(images)
 
 
 def photographs(directory: Path, count: int = PHOTOS) -> bool:

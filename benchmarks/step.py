@@ -121,14 +121,14 @@ def lines(only: str = "") -> Iterator[str]:
             yield from measure(*case)
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def show(measured: Callable[[str], Iterator[str]], description: str | None) -> None:
+    """Print lines as they are measured, of the models that the command line names."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--only", default="", help="measure the models whose title has this in it")
-    for line in lines(parser.parse_args().only):
+    for line in measured(parser.parse_args().only):
         print(line, flush=True)
 
 
 if __name__ == "__main__":
     begin_again()
-    main()
+    show(lines, __doc__)

@@ -6,7 +6,6 @@ step.py. Command: python benchmarks/step_parts.py (about five minutes on two cor
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import statistics
 import tempfile
@@ -22,7 +21,7 @@ from matplotlib import pyplot as plt
 from patchmix.benching.steps import seconds_of
 from patchmix.timing import measured
 from spinning import begin_again
-from step import CASES, CPU, PLAIN, kinds
+from step import CASES, CPU, PLAIN, kinds, show
 
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "step.png"
 SHOWN = (PLAIN, "float32", "bf16-mixed")
@@ -98,14 +97,6 @@ def lines(only: str = "") -> Iterator[str]:
     draw(found)
 
 
-def main() -> None:
-    """Measure, print, draw."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="measure the models whose title has this in it")
-    for line in lines(parser.parse_args().only):
-        print(line, flush=True)
-
-
 if __name__ == "__main__":
     begin_again()
-    main()
+    show(lines, __doc__)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 
 from patchmix.benching.plain import load_plain
@@ -60,17 +58,7 @@ def _plain(job: Job, num_images: int, in_memory: bool) -> Callable[[], float] | 
     ]
     pipeline = module.PlainViews(views, job.spec.image_size[0])
 
-    def seconds() -> float:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        began = time.perf_counter()
-        for image in images:
-            pipeline(image())
-        taken = time.perf_counter() - began
-        torch.set_num_threads(threads)
-        return taken / len(images)
-
-    return seconds
+    return lambda: float(module.seconds_an_image(pipeline, images))
 
 
 def _held(source: ImageSource, index: int) -> Callable[[], Image.Image]:
