@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from patchmix.errors import RunError, SaidElsewhereError, UserError
@@ -29,10 +30,12 @@ def rank() -> int:
     return dist.get_rank() if world_size() > 1 else 0
 
 
-def gather_rows(tensor: Tensor) -> Tensor:
-    """[R * N, …] from every process's [N, …], in the order of ranks; no gradient flows through it."""
+def gather_rows(tensor: Tensor, gradient: bool = False) -> Tensor:
+    """[R * N, …] from every process's [N, …], in the order of ranks; gradient flows through it only on request."""
     if world_size() == 1:
         return tensor
+    if gradient:
+        return torch.cat(all_gather(tensor.contiguous()))  # type: ignore[no-untyped-call]  # torch's own
     tensor = tensor.detach().contiguous()
     gathered = [torch.empty_like(tensor) for _ in range(world_size())]
     dist.all_gather(gathered, tensor)

@@ -18,10 +18,10 @@ from patchmix.data.views import change_views
 from patchmix.environment import package_versions
 from patchmix.evaluation.online import online_evaluation
 from patchmix.method import ContrastiveModel
-from patchmix.mixing import MixPlan
+from patchmix.mixing import Plan
 from patchmix.models.spec import EncoderSpec
 from patchmix.optim import optimizer_tensors
-from patchmix.randomness import draw_plan
+from patchmix.randomness import draw_any_plan
 from patchmix.run_directory import RunDirectory
 
 
@@ -90,12 +90,19 @@ class Job:
         first, second, *local = (normalise(view, self.spec.mean, self.spec.std, torch.float32) for view in sent)
         return (first, second), local
 
-    def plans(self, step: int) -> tuple[tuple[MixPlan, MixPlan], list[MixPlan]]:
+    def plans(self, step: int) -> tuple[tuple[Plan, Plan], list[Plan]]:
         """The mix plans of a step: one for each global view, one for each local crop."""
+        batch = self.config.optim.batch_size // self.fabric.world_size
 
-        def plan(view: int, size: tuple[int, int]) -> MixPlan:
-            drawn = draw_plan(
-                size, self.config.method.num_mix, self.mix_size, seed=self.config.seed, step=step, view=view
+        def plan(view: int, size: tuple[int, int]) -> Plan:
+            drawn = draw_any_plan(
+                size,
+                self.config.method,
+                self.mix_size,
+                seed=self.config.seed,
+                step=step,
+                view=view,
+                images=(self.fabric.global_rank * batch, batch),
             )
             return drawn.to(self.fabric.device)
 

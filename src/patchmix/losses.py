@@ -52,6 +52,28 @@ def soft_info_nce(
         return loss
 
 
+def paired_info_nce(queries: Tensor, others: Tensor, temperature: float) -> Tensor:
+    """SimCLR's loss (NT-Xent, arXiv:2002.05709, equation 1) of one of the two views; its mean over both is the paper's.
+
+    Mean over rows i of -log softmax at the own image's other view, among all images in the other view and all other
+    images in the same view, of all processes. Gradient flows through both sides.
+
+    Args:
+        queries, others: projections of the two views, [rows of this process, size], not normalised.
+        temperature: τ.
+
+    Returns:
+        A scalar in float32, or float64 for float64 projections.
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        precision = torch.promote_types(queries.dtype, torch.float32)
+        query, other = (F.normalize(each.to(precision)) for each in (queries, others))
+        same, opposite = (distributed.gather_rows(each, gradient=True) for each in (query, other))
+        own = torch.arange(len(query), device=query.device) + distributed.rank() * len(query)
+        among = (query @ same.T / temperature).scatter(1, own[:, None], -torch.inf)
+        return F.cross_entropy(torch.cat([query @ opposite.T / temperature, among], 1), own)
+
+
 class _SoftInfoNCE(torch.autograd.Function):
     """Loss and gradient together; keys are normalised, queries are not."""
 

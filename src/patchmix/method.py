@@ -10,7 +10,7 @@ The table of contrasts (contrasts.py) says what is compared; one pass over the v
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -19,15 +19,17 @@ from torch import Tensor, nn
 
 from patchmix import distributed
 from patchmix.config import Config
-from patchmix.contrasts import LOCAL_CROPS, PATCHMIX, Contrast, StepLosses
-from patchmix.losses import soft_info_nce
-from patchmix.mixing import MixPlan
+from patchmix.contrasts import LOCAL_CROPS, METHODS, PATCHMIX, Contrast, table
+from patchmix.losses import paired_info_nce, soft_info_nce
+from patchmix.mixing import Plan
 from patchmix.models import heads
 from patchmix.models.encoders import create_encoder
 from patchmix.models.in_parts import encode, num_parts
 from patchmix.models.spec import EncoderSpec
+from patchmix.offsets import Offsets
 from patchmix.passes import Passes, stages
-from patchmix.targets import Offsets, SoftTargets, soft_targets
+from patchmix.step_losses import StepLosses, by_name
+from patchmix.targets import SoftTargets, target_columns, target_weights
 from patchmix.timing import part
 
 
@@ -42,7 +44,8 @@ class ContrastiveModel(nn.Module):
         smoothing: ε of the targets.
         mix_group: images among which mixing wraps; None: those of this process.
         exact_targets: weigh the images of a mixed one by their patches, not alike.
-        contrasts: the method's table, without local crops.
+        contrasts, with_crops: the method's table, of steps without and with local crops.
+        paired: both sides of a contrast learn, as in SimCLR (losses.paired_info_nce).
         spec: of the encoder; with it a pass is cut into parts where that is quicker (models/in_parts.py).
         recompute: keep no activations of the encoder, compute them again in the backward pass.
     """
@@ -58,15 +61,18 @@ class ContrastiveModel(nn.Module):
         mix_group: int | None = None,
         exact_targets: bool = False,
         contrasts: tuple[Contrast, ...] = PATCHMIX,
+        with_crops: tuple[Contrast, ...] = PATCHMIX + LOCAL_CROPS,
+        paired: bool = False,
         spec: EncoderSpec | None = None,
         recompute: bool = False,
     ) -> None:
         super().__init__()
         self.encoder, self.projector, self.predictor = encoder, projector, predictor
         self.smoothing, self.mix_group = smoothing, mix_group
-        self.exact_targets, self.contrasts = exact_targets, contrasts
+        self.contrasts, self.with_crops = contrasts, with_crops
+        self.exact_targets, self.paired = exact_targets, paired
         self.spec, self.recompute = spec, recompute
-        self._targets: dict[object, SoftTargets] = {}
+        self._columns: dict[object, Tensor] = {}
         self.momentum_encoder: nn.Module | None = None
         self.momentum_projector: nn.Module | None = None
         if momentum:
@@ -88,10 +94,10 @@ class ContrastiveModel(nn.Module):
     def forward(
         self,
         views: tuple[Tensor, Tensor],
-        plans: tuple[MixPlan, MixPlan],
+        plans: tuple[Plan, Plan],
         temperature: float,
         local_views: Sequence[Tensor] = (),
-        local_plans: Sequence[MixPlan] = (),
+        local_plans: Sequence[Plan] = (),
     ) -> StepLosses:
         """Losses of one step; every distinct (branch, view) runs once, view by view in the order of `inputs`.
 
@@ -106,30 +112,31 @@ class ContrastiveModel(nn.Module):
             local_plans: one per crop.
         """
         passes = self.begin(views, plans, temperature, local_views, local_plans)
-        losses = dict.fromkeys(StepLosses._fields, torch.zeros((), device=views[0].device))
+        found: dict[Contrast, Tensor] = {}
         while passes.stages:
-            parts = self.advance(passes)
-            losses |= parts | {"total": losses["total"] + self.weighted(parts)}
-        return StepLosses(**losses)
+            found |= self.advance(passes)
+        nothing = torch.zeros((), device=views[0].device)
+        parts = dict.fromkeys(StepLosses._fields, nothing) | by_name(found)
+        return StepLosses(**parts | {"total": self.weighted(found)})
 
     def begin(
         self,
         views: tuple[Tensor, Tensor],
-        plans: tuple[MixPlan, MixPlan],
+        plans: tuple[Plan, Plan],
         temperature: float,
         local_views: Sequence[Tensor] = (),
-        local_plans: Sequence[MixPlan] = (),
+        local_plans: Sequence[Plan] = (),
     ) -> Passes:
         """The passes of one step, of which none has run; the arguments are those of `forward`."""
         if len({plan.num_mix for plan in (*plans, *local_plans)}) > 1:
             raise ValueError("all plans of a step mix the same number of images")
         with part("mixing"):
             inputs = self.inputs(views, plans, local_views, local_plans)
-        contrasts = self.contrasts + (LOCAL_CROPS if local_views else ())
+        contrasts = self.with_crops if local_views else self.contrasts
         shares = self.shares(plans, local_plans)
         return Passes(inputs, shares, list(stages(inputs, contrasts)), len(views[0]), temperature)
 
-    def advance(self, passes: Passes) -> dict[str, Tensor]:
+    def advance(self, passes: Passes) -> dict[Contrast, Tensor]:
         """Run the next stage: the bare cross-entropies (with gradient), by row, that are complete with it."""
         asking, answering = passes.asking, passes.answering
         stage = passes.stages.pop(0)
@@ -140,20 +147,23 @@ class ContrastiveModel(nn.Module):
                 if view in asking:
                     projection = self.projector(self.encode(self.encoder, images))
                     passes.queries[view] = self.predictor(projection)
-                    if self.momentum_encoder is None:
+                    if self.momentum_encoder is None and not self.paired:
                         key = projection.detach()  # without momentum, k(x¹) is the one of q(x¹)'s own pass
-                if view in answering:
+                if view in answering and not self.paired:
                     passes.keys[view] = distributed.gather_rows(self.keys_of(images) if key is None else key)
         with part("loss"):
-            losses = {row.name: self.loss_of(row, passes) for row in stage.rows}
+            losses = {row: self.loss_of(row, passes) for row in stage.rows}
             for row in stage.rows:
                 passes.queries.pop(row.query, None)
-        passes.losses |= {name: loss.detach() for name, loss in losses.items()}
+        passes.losses |= {row: loss.detach() for row, loss in losses.items()}
         return losses
 
     def loss_of(self, row: Contrast, passes: Passes) -> Tensor:
         """The bare cross-entropy of one row of the table, summed over its keys."""
         query, parts = passes.queries[row.query], []
+        if self.paired:
+            (key,) = row.keys
+            return paired_info_nce(query, passes.queries[key], passes.temperature)
         for key in row.keys:
             offsets = row.target(passes.shares[row.query], passes.shares[key])
             target = self.target(offsets, passes.batch_size, query.device)
@@ -161,31 +171,33 @@ class ContrastiveModel(nn.Module):
             parts.append(soft_info_nce(query, passes.keys[key], target, passes.temperature, gather=False))
         return torch.stack(parts).sum()
 
-    def weighted(self, losses: dict[str, Tensor]) -> Tensor:
+    def weighted(self, losses: dict[Contrast, Tensor]) -> Tensor:
         """The weighted sum of these rows' cross-entropies: a scalar."""
-        rows = (*self.contrasts, *LOCAL_CROPS)
-        return torch.stack([row.weight * losses[row.name] for row in rows if row.name in losses]).sum()
+        return torch.stack([row.weight * loss for row, loss in losses.items()]).sum()
 
     def inputs(
         self,
         views: tuple[Tensor, Tensor],
-        plans: tuple[MixPlan, MixPlan],
+        plans: tuple[Plan, Plan],
         local_views: Sequence[Tensor],
-        local_plans: Sequence[MixPlan],
+        local_plans: Sequence[Plan],
     ) -> dict[str, Tensor]:
         """The views that contrasts name, mixed ones included, in the order in which they run."""
         if len(local_views) != len(local_plans):
             raise ValueError(f"{len(local_views)} local views need as many plans, not {len(local_plans)}")
-        inputs = {"view1": views[0], "view2": views[1]}
-        inputs |= {
-            f"mixed{number}": plan.mix(view, self.mix_group)
-            for number, (view, plan) in enumerate(zip(views, plans, strict=True), start=1)
+        contrasts = self.with_crops if local_views else self.contrasts
+        named = {view for row in contrasts for view in (row.query, *row.keys)}
+        makers: dict[str, Callable[[], Tensor]] = {
+            "view1": lambda: views[0],
+            "view2": lambda: views[1],
+            "mixed1": lambda: plans[0].mix(views[0], self.mix_group),
+            "mixed2": lambda: plans[1].mix(views[1], self.mix_group),
         }
         if local_views:
-            pairs = zip(local_views, local_plans, strict=True)
-            inputs["locals"] = torch.cat(list(local_views))
-            inputs["mixed_locals"] = torch.cat([plan.mix(view, self.mix_group) for view, plan in pairs])
-        return inputs
+            pairs = list(zip(local_views, local_plans, strict=True))
+            makers["locals"] = lambda: torch.cat(list(local_views))
+            makers["mixed_locals"] = lambda: torch.cat([plan.mix(view, self.mix_group) for view, plan in pairs])
+        return {view: make() for view, make in makers.items() if view in named}
 
     def encode(self, encoder: nn.Module, images: Tensor) -> Tensor:
         """Features [rows, width] of one of the two encoders; a few images at a time where that pays."""
@@ -205,35 +217,29 @@ class ContrastiveModel(nn.Module):
             keys = self.momentum_projector(self.encode(self.momentum_encoder, images))
         return keys
 
-    def shares(self, plans: tuple[MixPlan, MixPlan], local_plans: Sequence[MixPlan]) -> dict[str, tuple[int, ...]]:
+    def shares(self, plans: tuple[Plan, Plan], local_plans: Sequence[Plan]) -> dict[str, tuple[int | float, ...]]:
         """How much of an image each of its groups is, by view; an image that is not mixed is one group."""
         mixed = {"mixed1": plans[0], "mixed2": plans[1]}
         if local_plans:
             mixed["mixed_locals"] = local_plans[0]
-            if self.exact_targets and len({plan.group_sizes for plan in local_plans}) > 1:
-                raise ValueError("all local crops are mixed in equally many patches")
-        own: dict[str, tuple[int, ...]] = dict.fromkeys(("view1", "view2", "locals"), (1,))
-        return own | {
-            view: plan.group_sizes if self.exact_targets else (1,) * plan.num_mix for view, plan in mixed.items()
-        }
+        weighed = {view: plan.exact or self.exact_targets for view, plan in mixed.items()}
+        if weighed.get("mixed_locals") and len({plan.shares for plan in local_plans}) > 1:
+            raise ValueError("all local crops are mixed in the same shares")
+        own: dict[str, tuple[int | float, ...]] = dict.fromkeys(("view1", "view2", "locals"), (1,))
+        return own | {view: plan.shares if weighed[view] else (1,) * plan.num_mix for view, plan in mixed.items()}
 
     def target(self, offsets: Offsets, batch_size: int, device: torch.device) -> SoftTargets:
         """The sparse target with these offsets for this process's queries.
 
-        The same in every step, so it is made once: sending one to a GPU would let the step wait for it.
+        Its columns are the same in every step, so they are made once: sending them to a GPU would let the step wait.
         """
-        key = (*offsets.items(), batch_size, device, self.mix_group, self.smoothing)
-        if key not in self._targets:
-            self._targets[key] = soft_targets(
-                offsets,
-                batch_size,
-                rank=distributed.rank(),
-                world_size=distributed.world_size(),
-                mix_group=self.mix_group,
-                smoothing=self.smoothing,
-                device=device,
+        key = (*offsets, batch_size, device, self.mix_group)
+        if key not in self._columns:
+            self._columns[key] = target_columns(
+                tuple(offsets), batch_size, rank=distributed.rank(), mix_group=self.mix_group, device=device
             )
-        return self._targets[key]
+        num_keys = distributed.world_size() * batch_size
+        return SoftTargets(self._columns[key], target_weights(offsets, device), num_keys, self.smoothing)
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """[{decayed}, {not decayed}]: no decay on biases and one-dimensional parameters."""
@@ -261,28 +267,24 @@ class StageLoss(nn.Module):
         return self.model.weighted(self.model.advance(passes))
 
 
-def mean_losses(losses: dict[str, Tensor]) -> dict[str, Tensor]:
-    """What is logged of a step: {"loss", "loss_origin_to_origin", …}, means over all processes, no gradient.
-
-    losses: bare cross-entropies by row, and "total".
-    """
-    names = [name for name in StepLosses._fields if name in losses]
-    means = distributed.mean_over_ranks(torch.stack([losses[name] for name in names]))
-    return {"loss" if name == "total" else f"loss_{name}": mean for name, mean in zip(names, means, strict=True)}
-
-
 def build_model(config: Config, spec: EncoderSpec) -> ContrastiveModel:
     """A newly initialised model, the same for the same config.seed; the global random state is left alone."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        method = METHODS[config.method.name]
         return ContrastiveModel(
             create_encoder(spec, config.model.drop_path, config.model.position_std),
             heads.projector(spec.width, config.model.projector_width, config.model.projection_size),
-            heads.predictor(config.model.projector_width, config.model.projection_size),
-            momentum=config.method.momentum is not None,
+            nn.Identity()
+            if method.paired
+            else heads.predictor(config.model.projector_width, config.model.projection_size),
+            momentum=config.method.momentum is not None and not method.paired,
             smoothing=config.method.smoothing,
             mix_group=config.method.mix_group,
             exact_targets=config.method.target_weights == "patches",
+            contrasts=table(config.method, crops=False),
+            with_crops=table(config.method, crops=True),
+            paired=method.paired,
             spec=spec,
             recompute=config.run.activation_checkpointing,
         )

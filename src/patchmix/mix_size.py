@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from patchmix.config import Config
+from patchmix.contrasts import METHODS
 from patchmix.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ MIX_SIZES, FEWEST_MIXED = (16, 8, 4, 2, 1), 14  # px; squares a side of a view: 
 
 def check_mix_size(config: Config, spec: EncoderSpec) -> int:
     """The mixing patch in pixels; a UserError where it does not fit model, views or num_mix."""
+    mixers = config.method.mixers or METHODS[config.method.name].mixers
+    if "cutmix" in mixers and config.method.num_mix > 2:
+        raise UserError(
+            f"method.num_mix = {config.method.num_mix} is not accepted: cutmix, of method.name {config.method.name}, "
+            "mixes two images; give --method.num_mix 2, or --method.mixers without it"
+        )
     views = {"data.image_size": spec.image_size}
     if config.views.num_local_crops:
         views["views.local_size"] = (config.views.local_size,) * 2

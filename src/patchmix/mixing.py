@@ -2,9 +2,14 @@
 
 N  images in the batch          T  patch positions, (H / p) * (W / p), row-major
 M  images mixed into one        S  patches per group, floor(T / M)
+
+Other mixers are other plans: CutMix (arXiv:1905.04899) a rectangle of pixels, mixup (arXiv:1710.09412) a weighted mean.
+Whatever the plan, mixed image i is made of the images i, i + 1, …, i + M - 1, in the `shares` that the plan has.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -52,11 +57,33 @@ class MixPlan:
         group = torch.where(place < num_mix * group_size, place // group_size, 0)
         # groups[t] is the group of position t: the offset of the image that gives the patch there.
         self.groups = torch.empty_like(group).scatter_(0, permutation, group)
+        self.sizes: tuple[int, ...] | None = None  # other ones than those of a permutation
+        self.exact = False
+
+    @classmethod
+    def of_groups(cls, groups: Tensor, sizes: Sequence[int], patch_size: int, exact: bool = False) -> MixPlan:
+        """A plan that says itself which group each position is in.
+
+        Args:
+            groups: [num_patches], or [batch, num_patches] where each image is cut in its own way: int64, 0 to M - 1.
+            sizes: positions of each of the M groups, the same in every image.
+            patch_size: as above.
+            exact: weigh the images of a mixed one by `sizes` in any case.
+        """
+        plan = object.__new__(cls)
+        plan.groups, plan.patch_size, plan.exact = groups, patch_size, exact
+        plan.num_mix, plan.sizes = len(sizes), tuple(sizes)
+        return plan
 
     @property
     def group_sizes(self) -> tuple[int, ...]:
         """Patches of each group, the left-over ones counted to group 0: what each image gives to a mixed one."""
-        return group_sizes(self.groups.numel(), self.num_mix)
+        return self.sizes or group_sizes(self.groups.shape[-1], self.num_mix)
+
+    @property
+    def shares(self) -> tuple[int | float, ...]:
+        """How much of a mixed image each of its M images is, in any unit."""
+        return self.group_sizes
 
     @classmethod
     def draw(cls, num_patches: int, num_mix: int, patch_size: int, generator: torch.Generator | None = None) -> MixPlan:
@@ -64,13 +91,38 @@ class MixPlan:
         device = generator.device if generator is not None else torch.device("cpu")
         return cls(torch.randperm(num_patches, generator=generator, device=device), num_mix, patch_size)
 
+    @classmethod
+    def draw_each(
+        cls, num_images: int, num_patches: int, num_mix: int, patch_size: int, generator: torch.Generator
+    ) -> MixPlan:
+        """A permutation for each image of a batch (an ablation: the paper has one for all)."""
+        order = torch.rand(num_images, num_patches, generator=generator).argsort(1)
+        sizes = group_sizes(num_patches, num_mix)
+        group = torch.arange(num_mix).repeat_interleave(torch.tensor(sizes)).expand_as(order)
+        return cls.of_groups(torch.empty_like(order).scatter_(1, order, group), sizes, patch_size)
+
+    @classmethod
+    def cutmix(cls, image_size: tuple[int, int], generator: torch.Generator) -> MixPlan:
+        """CutMix of two: a rectangle of the other image, of 1 - λ of the area (λ uniform), cut off at the borders."""
+        height, width = image_size
+        share, *centre = torch.rand(3, generator=generator).tolist()
+        box = [
+            (
+                max(0, round(middle * side - side * share**0.5 / 2)),
+                min(side, round(middle * side + side * share**0.5 / 2)),
+            )
+            for middle, side in zip(centre, image_size, strict=True)
+        ]
+        (top, bottom), (left, right) = box
+        groups = torch.zeros(height, width, dtype=torch.int64)
+        groups[top:bottom, left:right] = 1
+        area = (bottom - top) * (right - left)
+        return cls.of_groups(groups.flatten(), (height * width - area, area), 1, exact=True)
+
     def to(self, device: torch.device | str) -> MixPlan:
         """The same plan on another device; nothing is checked again and the copy does not stall a GPU."""
-        plan = object.__new__(type(self))
-        plan.num_mix, plan.patch_size = self.num_mix, self.patch_size
-        plan.permutation = self.permutation.to(device, non_blocking=True)
-        plan.groups = self.groups.to(device, non_blocking=True)
-        return plan
+        groups = self.groups.to(device, non_blocking=True)
+        return type(self).of_groups(groups, self.group_sizes, self.patch_size, self.exact)
 
     def sources(self, num_images: int, mix_group: int | None = None) -> Tensor:
         """[num_images, num_patches], int64: the image that each position of each mixed image comes from.
@@ -81,6 +133,8 @@ class MixPlan:
         size = num_images if mix_group is None else mix_group
         if num_images % size:
             raise ValueError(f"mix_group = {size} does not divide the {num_images} images of the batch")
+        if self.groups.ndim == 2 and len(self.groups) != num_images:
+            raise ValueError(f"a plan for {len(self.groups)} images does not fit a batch of {num_images}")
         image = torch.arange(num_images, device=self.groups.device)[:, None]
         return image - image % size + (image % size + self.groups) % size
 
@@ -101,9 +155,9 @@ class MixPlan:
         batch, channels, height, width = images.shape
         size = self.patch_size
         rows, columns = height // size, width // size
-        if height % size or width % size or rows * columns != self.groups.numel():
+        if height % size or width % size or rows * columns != self.groups.shape[-1]:
             raise ValueError(
-                f"images of {height} × {width} pixels do not divide into {self.groups.numel()} patches of "
+                f"images of {height} × {width} pixels do not divide into {self.groups.shape[-1]} patches of "
                 f"{size} × {size}"
             )
         source = self.sources(batch, mix_group).to(images.device)
@@ -111,3 +165,38 @@ class MixPlan:
         # Expanded, so the index costs one number a patch and not one a pixel.
         index = source.view(batch, 1, rows, 1, columns, 1).expand_as(patches)
         return patches.gather(0, index).view(batch, channels, height, width)
+
+
+class BlendPlan:
+    """mixup: mixed image i is Σ s_g · image (i + g) mod N.
+
+    Args:
+        shares: s_0 … s_(M-1), which sum to 1.
+    """
+
+    exact = True
+
+    def __init__(self, shares: Sequence[int | float]) -> None:
+        self.shares = tuple(shares)
+        self.num_mix = len(self.shares)
+
+    @classmethod
+    def draw(cls, num_mix: int, generator: torch.Generator) -> BlendPlan:
+        """Shares uniform over all that sum to 1: for two images λ of Beta(1, 1), as Un-Mix and i-Mix draw it."""
+        spacings = torch.empty(num_mix).exponential_(generator=generator)
+        return cls((spacings / spacings.sum()).tolist())
+
+    def to(self, device: torch.device | str) -> BlendPlan:
+        """The same plan: it has no tensors."""
+        return self
+
+    def mix(self, images: Tensor, mix_group: int | None = None) -> Tensor:
+        """Mixed images [batch, channels, height, width], of floating type. `mix_group` as in `MixPlan.sources`."""
+        grouped = images.view(-1, mix_group or len(images), *images.shape[1:])
+        mixed = grouped * self.shares[0]
+        for group, share in enumerate(self.shares[1:], start=1):
+            mixed.add_(grouped.roll(-group, 1), alpha=share)
+        return mixed.view_as(images)
+
+
+Plan = MixPlan | BlendPlan

@@ -8,7 +8,7 @@ import time
 import torch
 
 from patchmix import schedules
-from patchmix.contrasts import PATCHMIX
+from patchmix.cost import forward_units
 from patchmix.job import Job
 from patchmix.progress import counted, duration
 
@@ -38,12 +38,7 @@ def estimate_step_seconds(job: Job, images: int = 16) -> float:
                 break
     seconds = fastest / images * local_batch
     encoder.train()
-    queries = {row.query for row in PATCHMIX}
-    keys = {key for row in PATCHMIX for key in row.keys}
-    shared = 0 if job.module.momentum_encoder is not None else len(queries & keys)
-    crops = job.config.views.num_local_crops * job.config.views.local_size**2
-    units = 3 * len(queries) + len(keys) - shared + 2 * 3 * crops / math.prod(job.spec.image_size)
-    return seconds * units
+    return seconds * forward_units(job.config, job.spec.image_size)
 
 
 def _wait(device: torch.device) -> None:

@@ -60,7 +60,7 @@ class Passes:
     def __init__(
         self,
         inputs: dict[str, Tensor],
-        shares: dict[str, tuple[int, ...]],
+        shares: dict[str, tuple[int | float, ...]],
         stages: list[Stage],
         batch_size: int,
         temperature: float,
@@ -69,7 +69,7 @@ class Passes:
         self.batch_size, self.temperature = batch_size, temperature
         self.queries: dict[str, Tensor] = {}  # predictor outputs; they leave when their losses are taken
         self.keys: dict[str, Tensor] = {}  # projections of all processes, without gradient
-        self.losses: dict[str, Tensor] = {}  # the bare cross-entropies by row, without gradient
+        self.losses: dict[Contrast, Tensor] = {}  # the bare cross-entropies by row, without gradient
 
     @property
     def answering(self) -> frozenset[str]:

@@ -20,7 +20,6 @@ from patchmix.endings import memory_advice, refuse_non_finite
 from patchmix.environment import program
 from patchmix.interruption import Interruption, interruption
 from patchmix.job import Job
-from patchmix.method import mean_losses
 from patchmix.optim import apply_settings
 from patchmix.outlook import describe_plan
 from patchmix.preparation import prepare, trials
@@ -28,6 +27,7 @@ from patchmix.progress import say
 from patchmix.randomness import seed_step
 from patchmix.schedules import settings_at
 from patchmix.skipped import SkippedFiles
+from patchmix.step_losses import mean_losses
 from patchmix.timing import part
 from patchmix.tracking import Tracker
 
@@ -157,5 +157,5 @@ def take_step(job: Job, step: int, batch: Batch) -> dict[str, Any]:
         job.optimizer.step()
         job.optimizer.zero_grad()
     with part("logging"):
-        logged = mean_losses(passes.losses | {"total": torch.stack(losses).sum()})
+        logged = mean_losses(passes.losses, torch.stack(losses).sum())
         return {**logged, **settings._asdict(), "grad_norm": grad_norm}

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import torch
 
+from patchmix.config import MethodConfig
+from patchmix.contrasts import METHODS
 from patchmix.data.streams import Purpose, keyed_generator
-from patchmix.mixing import MixPlan
+from patchmix.mixing import BlendPlan, MixPlan, Plan
+
+FIRST_CROP = 2  # number of the first local crop among the views
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -18,7 +22,50 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def draw_plan(image_size: tuple[int, int], num_mix: int, mix_size: int, *, seed: int, step: int, view: int) -> MixPlan:
-    """The mix plan of a view, the same on every process and after every resume."""
+    """The published mix plan of a view, the same on every process and after every resume."""
+    return MixPlan.draw(_count(image_size, mix_size), num_mix, mix_size, generator=plan_generator(seed, step, view))
+
+
+def draw_any_plan(
+    image_size: tuple[int, int],
+    method: MethodConfig,
+    mix_size: int,
+    *,
+    seed: int,
+    step: int,
+    view: int,
+    images: tuple[int, int],
+) -> Plan:
+    """The plan of a view as the options say: `draw_plan`'s where they say nothing.
+
+    images: first image of this process in the global batch, and its number of images; a plan for each image is drawn
+        for the whole batch, so that it does not depend on the number of processes.
+    """
+    kind = METHODS[method.name]
+    mixers = method.mixers or kind.mixers
+    mixer = mixers[0]
+    if len(mixers) > 1:  # one for all views of a step
+        mixer = mixers[int(keyed_generator(Purpose.MIXER, seed, step).integers(len(mixers)))]
+    # Local crops are one view of C·N rows with one target, so they are mixed in the same shares.
+    view = 0 if kind.one_plan else view if mixer == "patches" else min(view, FIRST_CROP)
+    generator = plan_generator(seed, step, view)
+    if mixer == "mixup":
+        return BlendPlan.draw(method.num_mix, generator)
+    if mixer == "cutmix" and method.num_mix > 1:
+        return MixPlan.cutmix(image_size, generator)
+    count = _count(image_size, mix_size)
+    if method.permutations == "image":
+        first, number = images
+        plan = MixPlan.draw_each(first + number, count, method.num_mix, mix_size, generator)
+        return MixPlan.of_groups(plan.groups[first:], plan.group_sizes, mix_size)
+    return MixPlan.draw(count, method.num_mix, mix_size, generator=generator)
+
+
+def plan_generator(seed: int, step: int, view: int) -> torch.Generator:
+    """The generator that a view's plan is drawn with."""
     number = int(keyed_generator(Purpose.MIX_PLAN, seed, step, view).integers(2**63))
-    num_patches = (image_size[0] // mix_size) * (image_size[1] // mix_size)
-    return MixPlan.draw(num_patches, num_mix, mix_size, generator=torch.Generator().manual_seed(number))
+    return torch.Generator().manual_seed(number)
+
+
+def _count(image_size: tuple[int, int], mix_size: int) -> int:
+    return (image_size[0] // mix_size) * (image_size[1] // mix_size)

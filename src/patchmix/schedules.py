@@ -40,9 +40,9 @@ def settings_at(step: int, config: Config, steps_per_epoch: int) -> StepSettings
     """The schedules of method.md, "Pre-training recipes", at a step counted from 0.
 
     Learning rate: linear from 0 to lr * batch_size / 256 over the warm-up, then cosine to final_lr.
-    Weight decay and momentum: cosine over the whole run. Temperature: constant (DIFFERS: the reference's
-    warm-up of it makes short runs fail). DIFFERS: momentum changes every step; the reference's only once
-    an epoch, by mistake. (Both: decision 0004.)
+    Weight decay and momentum: cosine over the whole run. Temperature: constant, or a cosine to temperature_final
+    (DIFFERS: the reference's warm-up of it makes short runs fail). DIFFERS: momentum changes every step; the
+    reference's only once an epoch, by mistake. (Both: decision 0004.)
     """
     optim, method = config.optim, config.method
     total = optim.epochs * steps_per_epoch
@@ -54,5 +54,7 @@ def settings_at(step: int, config: Config, steps_per_epoch: int) -> StepSettings
         lr=lr,
         weight_decay=cosine(optim.weight_decay, optim.final_weight_decay, step, total),
         momentum=None if method.momentum is None else cosine(method.momentum, method.momentum_final, step, total),
-        temperature=method.temperature,
+        temperature=method.temperature
+        if method.temperature_final is None
+        else cosine(method.temperature, method.temperature_final, step, total),
     )

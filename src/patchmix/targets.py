@@ -3,12 +3,8 @@
     N  images per process (batch_size)     R, r  number of processes, this one's rank
     M  images mixed into one (num_mix)     ε     smoothing
 
-Every group g of a mixed image i is of image i + g. How large the groups of queries and keys are, decides the weights:
-a sequence of M numbers in any unit, such as patches; (1,) * M says equal, as published, and (1,) an image that is not
-mixed (decision 0018).
-
 A target is kept as offsets and weights: row i has weight w_d at the own column (i + d) mod N, for a few
-offsets d. Offsets that wrap onto each other add up. The dense [N, R * N] matrix is derived from it.
+offsets d (offsets.py). Offsets that wrap onto each other add up. The dense [N, R * N] matrix is derived from it.
 """
 
 from __future__ import annotations
@@ -16,33 +12,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Offsets = dict[int, float]  # d: weight; the weights of a contrast sum to 1
-Shares = Sequence[int]  # of the groups of a mixed image, in any unit
-
-
-def origin_offsets(query: Shares, key: Shares) -> Offsets:
-    """origin to origin: 1 at the image's own column."""
-    return {0: 1.0}
-
-
-def mix_to_origin_offsets(query: Shares, key: Shares) -> Offsets:
-    """mix to origin: s_g at image i + g, the share of group g; 1/M for equal groups."""
-    whole = sum(query)
-    return {group: size / whole for group, size in enumerate(query)}
-
-
-def mix_to_mix_offsets(query: Shares, key: Shares) -> Offsets:
-    """mix to mix: Σ s_g·s'_h over the groups g of one and h of the other with g - h = d, which are of one image.
-
-    (M - |d|)/M² for equal groups, the share of groups that two mixed images d apart have in common.
-    """
-    common = np.correlate(query, key, "full").tolist()
-    whole = sum(query) * sum(key)
-    return {d: size / whole for d, size in enumerate(common, start=1 - len(key))}
+from patchmix.offsets import Offsets, Shares, mix_to_mix_offsets, mix_to_origin_offsets, origin_offsets
 
 
 class SoftTargets(NamedTuple):
@@ -102,7 +75,20 @@ def soft_targets(
     smoothing: float = 0.0,
     device: torch.device | str | None = None,
 ) -> SoftTargets:
-    """Targets with the given offsets for rank r's N queries.
+    """Targets with the given offsets for rank r's N queries; mix_group as in `target_columns`."""
+    columns = target_columns(tuple(offsets), batch_size, rank=rank, mix_group=mix_group, device=device)
+    return SoftTargets(columns, target_weights(offsets, device), world_size * batch_size, smoothing)
+
+
+def target_columns(
+    offsets: Sequence[int],
+    batch_size: int,
+    *,
+    rank: int = 0,
+    mix_group: int | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """[batch_size, num_offsets], int64: the key at each distance from each of rank r's N queries.
 
     mix_group: images among which offsets wrap, as in `MixPlan.sources` (None: the N of this process).
     """
@@ -110,10 +96,13 @@ def soft_targets(
     if batch_size % group:
         raise ValueError(f"mix_group = {group} does not divide the batch of {batch_size}")
     image = torch.arange(batch_size, device=device)[:, None]
-    steps = torch.tensor(list(offsets), device=device)
-    columns = rank * batch_size + image - image % group + (image % group + steps) % group
-    weights = torch.tensor(list(offsets.values()), dtype=torch.float64, device=device)
-    return SoftTargets(columns, weights, world_size * batch_size, smoothing)
+    steps = torch.tensor(offsets, device=device)
+    return rank * batch_size + image - image % group + (image % group + steps) % group
+
+
+def target_weights(offsets: Offsets, device: torch.device | str | None = None) -> Tensor:
+    """[num_offsets], float64; sent without letting a GPU wait."""
+    return torch.tensor(list(offsets.values()), dtype=torch.float64).to(device, non_blocking=True)
 
 
 def origin_to_origin(

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from patchmix import losses
 from patchmix.losses import soft_info_nce
-from patchmix.targets import mix_to_mix, mix_to_mix_offsets, origin_to_origin, soft_targets
+from patchmix.offsets import mix_to_mix_offsets
+from patchmix.targets import mix_to_mix, origin_to_origin, soft_targets
 
 
 def plain_loss(queries: Tensor, keys: Tensor, targets: Tensor, temperature: float) -> float:

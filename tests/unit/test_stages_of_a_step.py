@@ -13,8 +13,8 @@ from patchmix.contrasts import LOCAL_CROPS, PATCHMIX, Contrast
 from patchmix.method import ContrastiveModel, StageLoss
 from patchmix.mixing import MixPlan
 from patchmix.models import in_parts
+from patchmix.offsets import origin_offsets
 from patchmix.passes import Passes, stages
-from patchmix.targets import origin_offsets
 
 VIEWS = ("view1", "view2", "mixed1", "mixed2", "locals", "mixed_locals")
 
@@ -84,8 +84,8 @@ def test_stages_give_the_losses_gradients_and_statistics_of_all_at_once(
     passes = staged.begin(*step_of(torch.float64))
     total = in_stages(staged, passes)
     torch.testing.assert_close(total, expected.total.detach())
-    for name, loss in passes.losses.items():
-        torch.testing.assert_close(loss, getattr(expected, name).detach())
+    for row, loss in passes.losses.items():
+        torch.testing.assert_close(loss, getattr(expected, row.name).detach())
     found = gradients(staged)
     assert found.keys() == gradients(whole).keys()
     for name, gradient in gradients(whole).items():

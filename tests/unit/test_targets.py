@@ -9,14 +9,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from patchmix.mixing import MixPlan
-from patchmix.targets import (
-    mix_to_mix,
-    mix_to_mix_offsets,
-    mix_to_origin,
-    mix_to_origin_offsets,
-    origin_to_origin,
-    soft_targets,
-)
+from patchmix.offsets import mix_to_mix_offsets, mix_to_origin_offsets
+from patchmix.targets import mix_to_mix, mix_to_origin, origin_to_origin, soft_targets
 
 SHAPES = {
     "batch_size": st.integers(1, 9),

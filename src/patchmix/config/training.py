@@ -30,6 +30,8 @@ _DATA = Accept(
 )
 ViewKind = Literal["photo", "digits"]
 Device = Literal["auto", "cpu", "cuda"]
+MethodName = Literal["patchmix", "patchmix-lean", "moco-v3", "simclr", "sdmp", "unmix"]
+Mixer = Literal["patches", "mixup", "cutmix"]
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -124,9 +126,12 @@ class MethodConfig(Checked):
     """The contrastive method: which views are compared, with which targets."""
 
     section: ClassVar[str] = "method"
-    name: Literal["patchmix"] = option("patchmix", "the method")
+    name: MethodName = option("patchmix", "the method: a table of contrasts (docs/methods.md)")
     num_mix: int = option(2, "M, images mixed into one (1: no mixing)", POSITIVE)
     temperature: float = option(0.2, "temperature of the softmax (τ)", POSITIVE)
+    temperature_final: float | None = option(
+        None, "temperature at the end of the run, reached by a cosine (null: the same all along)", POSITIVE
+    )
     smoothing: float = option(0.0, "share of every target spread evenly over all keys (ε)", BELOW_ONE)
     momentum: float | None = option(
         0.996,
@@ -145,11 +150,35 @@ class MethodConfig(Checked):
         "weights of the mixed images in the targets: groups, alike as published; patches, their shares of the patches "
         "(differs where num_mix does not divide the number of patches)",
     )
+    mixers: tuple[Mixer, ...] | None = option(
+        None,
+        "how images are mixed: patches, mixup, cutmix; of several each step draws one (null: the method's own, patches "
+        "for patchmix). The weights of mixup and cutmix are exact",
+    )
+    permutations: Literal["batch", "image"] = option(
+        "batch", "whether all images of a view are cut alike (batch, as published) or each in its own way (image)"
+    )
+    symmetric: bool = option(False, "compute each contrast with the two views exchanged as well")
+    mix_to_origin_weight: float | None = option(
+        None, "weight of the losses mix to origin (null: the method's, 0.5 for patchmix; 0: without)", NON_NEGATIVE
+    )
+    mix_to_mix_weight: float | None = option(
+        None, "weight of the loss mix to mix (null: the method's, 0.5 for patchmix; 0: without)", NON_NEGATIVE
+    )
+    local_mix_weight: float | None = option(
+        None, "weight of the loss of mixed local crops (null: the method's, 1 for patchmix; 0: without)", NON_NEGATIVE
+    )
     mix_group: int | None = option(
         None,
         "images among which mixing wraps (null: one process's; set it to compare process counts)",
         POSITIVE,
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.mixers != (), "method.mixers", self.mixers, "name one at least, or null")
+        two = "2: cutmix mixes two images (or give --method.mixers without it)"
+        require("cutmix" not in (self.mixers or ()) or self.num_mix <= 2, "method.num_mix", self.num_mix, two)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     STEP = 5
     AUGMENT = 6
     MIXUP = 7
+    MIXER = 8
 
 
 def keyed_generator(

@@ -64,7 +64,7 @@ def floors(config: Config, num_patches: tuple[int, int] | None = None) -> dict[s
     A cross-entropy is its target's entropy plus what the prediction adds; a graded target has one above zero.
     `num_patches`: mixing patches of a view and of a local crop, where the targets are weighed by them (None: alike).
     """
-    from patchmix import mixing, targets
+    from patchmix import mixing, offsets
 
     method = config.method
     local_batch = config.optim.batch_size // (config.run.num_devices * config.run.num_nodes)
@@ -72,18 +72,18 @@ def floors(config: Config, num_patches: tuple[int, int] | None = None) -> dict[s
         (1,) * method.num_mix if count is None else mixing.group_sizes(count, method.num_mix)
         for count in num_patches or (None, None)
     )
-    offsets = {
-        "loss_origin_to_origin": targets.origin_offsets((1,), (1,)),
-        "loss_mix_to_origin": targets.mix_to_origin_offsets(view, (1,)),
-        "loss_mix_to_mix": targets.mix_to_mix_offsets(view, view),
-        "loss_local": targets.origin_offsets((1,), (1,)),
-        "loss_local_mix": targets.mix_to_origin_offsets(crop, (1,)),
+    of_losses = {
+        "loss_origin_to_origin": offsets.origin_offsets((1,), (1,)),
+        "loss_mix_to_origin": offsets.mix_to_origin_offsets(view, (1,)),
+        "loss_mix_to_mix": offsets.mix_to_mix_offsets(view, view),
+        "loss_local": offsets.origin_offsets((1,), (1,)),
+        "loss_local_mix": offsets.mix_to_origin_offsets(crop, (1,)),
     }
     return {
         # The losses of local crops are sums over two keys.
         name: (2 if name.startswith("loss_local") else 1)
         * _entropy(weights, method.mix_group or local_batch, config.optim.batch_size, method.smoothing)
-        for name, weights in offsets.items()
+        for name, weights in of_losses.items()
     }
 
 
