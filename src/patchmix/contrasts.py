@@ -22,6 +22,7 @@ from patchmix.offsets import (
 if TYPE_CHECKING:
     from patchmix.config import MethodConfig
 
+WHOLE = ("view1", "view2")
 OTHER = {"view1": "view2", "view2": "view1", "mixed1": "mixed2", "mixed2": "mixed1"}
 
 
@@ -42,8 +43,8 @@ class Contrast(NamedTuple):
 
 ORIGIN = Contrast("origin_to_origin", "view1", ("view2",), origin_offsets, 1.0)
 # Rows of local crops; a mean over the C * N rows is the (1/C)·Σ of method.md.
-LOCAL = Contrast("local", "locals", ("view1", "view2"), origin_offsets, 1.0)
-LOCAL_MIX = Contrast("local_mix", "mixed_locals", ("view1", "view2"), mix_to_origin_offsets, 1.0)
+LOCAL = Contrast("local", "locals", WHOLE, origin_offsets, 1.0)
+LOCAL_MIX = Contrast("local_mix", "mixed_locals", WHOLE, mix_to_origin_offsets, 1.0)
 
 PATCHMIX = (
     ORIGIN,
@@ -77,7 +78,7 @@ METHODS: dict[str, Method] = {
     "patchmix": Method(PATCHMIX, LOCAL_CROPS),
     # The paper's graded similarities from fewer passes: both views ask, and one mixed view, or mixed local crops.
     "patchmix-lean": Method(
-        (*MOCO_V3, Contrast("mix_to_origin", "mixed2", ("view1", "view2"), mix_to_origin_offsets, 0.5)),
+        (*MOCO_V3, *(Contrast("mix_to_origin", "mixed2", (view,), mix_to_origin_offsets, 0.5) for view in WHOLE)),
         (LOCAL_MIX,),
         mixed_crops_instead=("mix_to_origin",),
     ),
@@ -121,3 +122,13 @@ def table(config: MethodConfig, crops: bool) -> tuple[Contrast, ...]:
     given = [(row, weights.get(row.name)) for row in rows]
     weighed = [row if weight is None else row._replace(weight=weight) for row, weight in given]
     return tuple(row for row in weighed if row.weight > 0)
+
+
+def mixes(config: MethodConfig, crops: bool) -> bool:
+    """Whether a step with these options has mixed views at all (of one image only, if num_mix is 1)."""
+    return any("mixed" in view for row in table(config, crops) for view in (row.query, *row.keys))
+
+
+def mixers(config: MethodConfig) -> tuple[str, ...]:
+    """How views are mixed: as the options say, else as the method does."""
+    return config.mixers or METHODS[config.name].mixers

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from patchmix.config import Config
-from patchmix.contrasts import METHODS
+from patchmix.contrasts import mixers
 from patchmix.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,8 +16,7 @@ MIX_SIZES, FEWEST_MIXED = (16, 8, 4, 2, 1), 14  # px; squares a side of a view: 
 
 def check_mix_size(config: Config, spec: EncoderSpec) -> int:
     """The mixing patch in pixels; a UserError where it does not fit model, views or num_mix."""
-    mixers = config.method.mixers or METHODS[config.method.name].mixers
-    if "cutmix" in mixers and config.method.num_mix > 2:
+    if "cutmix" in mixers(config.method) and config.method.num_mix > 2:
         raise UserError(
             f"method.num_mix = {config.method.num_mix} is not accepted: cutmix, of method.name {config.method.name}, "
             "mixes two images; give --method.num_mix 2, or --method.mixers without it"

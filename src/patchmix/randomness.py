@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from patchmix.config import MethodConfig
-from patchmix.contrasts import METHODS
+from patchmix.contrasts import METHODS, mixers
 from patchmix.data.streams import Purpose, keyed_generator
 from patchmix.mixing import BlendPlan, MixPlan, Plan
 
@@ -41,13 +41,12 @@ def draw_any_plan(
     images: first image of this process in the global batch, and its number of images; a plan for each image is drawn
         for the whole batch, so that it does not depend on the number of processes.
     """
-    kind = METHODS[method.name]
-    mixers = method.mixers or kind.mixers
-    mixer = mixers[0]
-    if len(mixers) > 1:  # one for all views of a step
-        mixer = mixers[int(keyed_generator(Purpose.MIXER, seed, step).integers(len(mixers)))]
+    kinds = mixers(method)
+    mixer = kinds[0]
+    if len(kinds) > 1:  # one for all views of a step
+        mixer = kinds[int(keyed_generator(Purpose.MIXER, seed, step).integers(len(kinds)))]
     # Local crops are one view of C·N rows with one target, so they are mixed in the same shares.
-    view = 0 if kind.one_plan else view if mixer == "patches" else min(view, FIRST_CROP)
+    view = 0 if METHODS[method.name].one_plan else view if mixer == "patches" else min(view, FIRST_CROP)
     generator = plan_generator(seed, step, view)
     if mixer == "mixup":
         return BlendPlan.draw(method.num_mix, generator)

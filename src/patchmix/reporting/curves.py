@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from patchmix import contrasts
 from patchmix.config import Config
 from patchmix.errors import UserError
 from patchmix.metrics_file import Record
@@ -20,6 +21,7 @@ PARTS = {
     "loss_origin_to_origin": ("View to view", "each image finds its other view among all keys"),
     "loss_mix_to_origin": ("Mixed to whole", "a mixed image finds the images it was mixed from"),
     "loss_mix_to_mix": ("Mixed to mixed", "mixed images find those that share patches with them"),
+    "loss_origin_to_mix": ("Whole to mixed", "an image finds the mixed images that hold it"),
     "loss_local": ("Local crops to whole", "small crops find both views; a sum of two losses"),
     "loss_local_mix": ("Mixed local crops to whole", "mixed crops find what they hold; a sum of two losses"),
 }
@@ -64,7 +66,7 @@ def floors(config: Config, num_patches: tuple[int, int] | None = None) -> dict[s
     A cross-entropy is its target's entropy plus what the prediction adds; a graded target has one above zero.
     `num_patches`: mixing patches of a view and of a local crop, where the targets are weighed by them (None: alike).
     """
-    from patchmix import mixing, offsets
+    from patchmix import mixing
 
     method = config.method
     local_batch = config.optim.batch_size // (config.run.num_devices * config.run.num_nodes)
@@ -72,18 +74,16 @@ def floors(config: Config, num_patches: tuple[int, int] | None = None) -> dict[s
         (1,) * method.num_mix if count is None else mixing.group_sizes(count, method.num_mix)
         for count in num_patches or (None, None)
     )
-    of_losses = {
-        "loss_origin_to_origin": offsets.origin_offsets((1,), (1,)),
-        "loss_mix_to_origin": offsets.mix_to_origin_offsets(view, (1,)),
-        "loss_mix_to_mix": offsets.mix_to_mix_offsets(view, view),
-        "loss_local": offsets.origin_offsets((1,), (1,)),
-        "loss_local_mix": offsets.mix_to_origin_offsets(crop, (1,)),
+    shares = {"mixed1": view, "mixed2": view, "mixed_locals": crop}
+    of_rows = {
+        row: row.target(shares.get(row.query, (1,)), shares.get(row.keys[0], (1,)))
+        for row in contrasts.table(method, crops=True)
     }
     return {
         # The losses of local crops are sums over two keys.
-        name: (2 if name.startswith("loss_local") else 1)
+        f"loss_{row.name}": len(row.keys)
         * _entropy(weights, method.mix_group or local_batch, config.optim.batch_size, method.smoothing)
-        for name, weights in of_losses.items()
+        for row, weights in of_rows.items()
     }
 
 
@@ -116,6 +116,8 @@ def _losses(run: RunFiles, scale: int, xlabel: str) -> list[dict[str, Any]]:
     try:
         floor = floors(run.config, _num_patches(run))
     except (UserError, OSError):  # exact weights, and the images are not there any more
+        floor = {}
+    if contrasts.mixers(run.config.method) != ("patches",):  # the targets differ from step to step
         floor = {}
     figures = []
     for name, (title, note) in PARTS.items():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+from patchmix.config import Config
+from patchmix.contrasts import mixers, mixes
 from patchmix.progress import duration
 from patchmix.reporting.run_files import RunFiles
 from patchmix.reporting.section import Section
@@ -49,7 +51,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
             "Method",
             _join(
                 method.name,
-                f"{method.num_mix} images mixed into one",
+                _mixing(config),
                 f"temperature {method.temperature:g}",
                 "no momentum encoder"
                 if method.momentum is None
@@ -86,6 +88,14 @@ def _join(*parts: Any) -> str:
 
 def _limit(limit: int | None) -> str:
     return "" if limit is None else f"{limit:,} training images at most"
+
+
+def _mixing(config: Config) -> str:
+    if not mixes(config.method, config.views.num_local_crops > 0):
+        return "no mixing"
+    kinds = mixers(config.method)
+    by = "" if kinds == ("patches",) else f" by {' or '.join(kinds)}"
+    return f"{config.method.num_mix} images mixed into one{by}"
 
 
 def _model(model: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 
+from patchmix.contrasts import mixers, mixes
 from patchmix.reporting.judgement import LEARNED, NOT_LEARNED, judge, troubles
 from patchmix.reporting.run_files import RunFiles
 from patchmix.reporting.section import Section
@@ -29,7 +30,8 @@ def steps(run: RunFiles) -> list[tuple[str, str]]:
     elif run.finished:
         longer, mixed = 2 * run.config.optim.epochs, run.config.method.num_mix + 1
         found.append(("Train twice as long.", _again(run, "optim.epochs", str(longer), "longer")))
-        found.append(("Change one thing: mix one image more.", _again(run, "method.num_mix", str(mixed), "mix")))
+        if mixes(run.config.method, run.config.views.num_local_crops > 0) and mixers(run.config.method) == ("patches",):
+            found.append(("Change one thing: mix one image more.", _again(run, "method.num_mix", str(mixed), "mix")))
     if level == LEARNED:
         code = f"import patchmix; print(patchmix.load_encoder({str(run.directory)!r}))"
         found.append(
@@ -62,10 +64,14 @@ def _measuring(run: RunFiles, name: str) -> list[tuple[str, str]]:
 def _after_failure(run: RunFiles) -> list[tuple[str, str]]:
     lr = _again(run, "optim.lr", f"{run.config.optim.lr / 3:.2g}", "lr")
     unmixed = _again(run, "method.num_mix", "1", "unmixed")
-    return [
-        ("Train with a third of the learning rate, then three times it.", lr),
-        ("Train without mixing, to see whether mixing is the cause.", unmixed),
-    ]
+    found = [("Train with a third of the learning rate, then three times it.", lr)]
+    if _mixes(run):
+        found.append(("Train without mixing, to see whether mixing is the cause.", unmixed))
+    return found
+
+
+def _mixes(run: RunFiles) -> bool:
+    return run.config.method.num_mix > 1 and mixes(run.config.method, run.config.views.num_local_crops > 0)
 
 
 def _again(run: RunFiles, option: str, value: str, name: str) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
+from patchmix.contrasts import mixers, mixes
 from patchmix.errors import UserError
 from patchmix.reporting.pictures import TILE, data_uri, is_enlarged, tile
 from patchmix.reporting.run_files import RunFiles
@@ -50,6 +52,8 @@ def section(run: RunFiles) -> Section:
         "rows": rows,
         "problem": problem,
         "num_mix": method.num_mix,
+        "mixes": mixes(method, run.config.views.num_local_crops > 0),
+        "method": method.name,
         "num_images": rows[0]["count"] if rows else 0,
         "mixed": any(row["mixed"] for row in rows),
         "among": method.mix_group or run.config.optim.batch_size // (machine.num_devices * machine.num_nodes),
@@ -82,12 +86,16 @@ def _rows(run: RunFiles) -> list[Row]:
         return [*rows, _text("mixed views", str(error))]
     colours = torch.tensor(OWNERS, dtype=torch.uint8)[: len(images), :, None, None]
     own = config.method.num_mix
-    for num_mix in sorted({own, *SHOWN_MIXES} - {1}):
+    if not mixes(config.method, bool(local)):
+        shown: set[int] = set()
+    else:  # other numbers than the run's own only beside the paper's mixer
+        shown = {own, *(SHOWN_MIXES if mixers(config.method) == ("patches",) else ())} - {1}
+    for num_mix in sorted(shown):
         rows += _mixed(run, first, colours, num_mix, mix_size, view=0, title=f"view 1, M = {num_mix}")
     for number, crops in enumerate(local[:NUM_LOCAL_CROPS]):
         side = max(24, TILE * crops.shape[-1] // max(size))
         rows.append(_row(f"local crop {number + 1}", f"{crops.shape[-1]} px, {len(local)} of each image", crops, side))
-        if number == 0 and own > 1:
+        if number == 0 and own in shown:
             rows += _mixed(run, crops, colours, own, mix_size, view=2, title="local crop 1, mixed", side=side)
     return rows
 
@@ -104,18 +112,25 @@ def _mixed(
     side: int = TILE,
 ) -> list[Row]:
     """The views mixed by the plan of the run's first step, and the owner of every patch."""
-    from patchmix.randomness import draw_plan
+    from patchmix.mixing import BlendPlan
+    from patchmix.randomness import draw_any_plan
 
     height, width = views.shape[-2:]
     num_patches = (height // mix_size) * (width // mix_size)
     if num_mix > num_patches:
         return [_text(title, f"{num_mix} images do not go into a view of {num_patches} mixing patches")]
-    plan = draw_plan((height, width), num_mix, mix_size, seed=run.config.seed, step=1, view=view)
-    owners = plan.mix(colours.expand(-1, -1, height, width))
+    method = dataclasses.replace(run.config.method, num_mix=num_mix)
+    plan = draw_any_plan(
+        (height, width), method, mix_size, seed=run.config.seed, step=1, view=view, images=(0, len(views))
+    )
+    mixed, owners = (  # mixup computes means
+        plan.mix(each.float()).round().to(each.dtype) for each in (views, colours.expand(-1, -1, height, width))
+    )
     own = num_mix == run.config.method.num_mix
-    note = f"patches of {num_mix} images, each in its place"
+    blended = isinstance(plan, BlendPlan)
+    note = f"a weighted mean of {num_mix} images" if blended else f"patches of {num_mix} images, each in its place"
     return [
-        _row(title, note, plan.mix(views), side, own=own, mixed=True),
+        _row(title, note, mixed, side, own=own, mixed=True),
         _row("whose patch", "the colour under the image above", owners, side, mixed=True, flat=True),
     ]
 

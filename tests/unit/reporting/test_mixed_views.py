@@ -6,10 +6,11 @@ import base64
 import io
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from pages import words
+from pages import section, words
 from PIL import Image
 from run_directories import config, write_run
 
@@ -96,3 +97,22 @@ def test_few_images_and_colour_do(tmp_path: Path) -> None:
     assert {row["count"] for row in rows} == {2}
     assert words(str(rows[0]["alt"])) == "image of 2 training images: as it is in the data"
     assert re.match("data:image/webp;base64,", str(rows[0]["source"]))
+
+
+@pytest.mark.parametrize(
+    ("method", "titles"),
+    [
+        ({"name": "moco-v3"}, []),
+        ({"name": "patchmix", "mix_to_origin_weight": 0.0, "mix_to_mix_weight": 0.0}, []),
+        ({"mixers": ("mixup",)}, ["view 1, M = 2"]),
+        ({"mixers": ("cutmix",)}, ["view 1, M = 2"]),
+        ({"permutations": "image"}, ["view 1, M = 2", "view 1, M = 3"]),
+    ],
+)
+def test_what_is_shown_is_what_the_method_mixes(
+    tmp_path: Path, images: str, method: dict[str, Any], titles: list[str]
+) -> None:
+    run = read_run(write_run(tmp_path / "demo", config(images, **method)))
+    assert [row["title"] for row in views.section(run).context["rows"] if "M =" in row["title"]] == titles
+    page = words(section(views.section, tmp_path / "demo"))
+    assert ("does not mix" in page) == (not titles)
