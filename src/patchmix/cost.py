@@ -13,8 +13,8 @@ from patchmix.contrasts import METHODS, OTHER, table
 def forward_units(config: Config, image_size: tuple[int, int] | None = None) -> float:
     """Units of a step with these options: 9 for PatchMix with a momentum encoder, 8 without.
 
-    image_size: of a global view in pixels (None: data.image_size); local crops count by their tokens, or by their area
-        where a patch is not known.
+    image_size: of a global view in pixels (None: data.image_size); local crops count by their patches, which is by
+        their area.
 
     Raises:
         ValueError: there are local crops and nothing says how large a view is.
@@ -32,13 +32,9 @@ def forward_units(config: Config, image_size: tuple[int, int] | None = None) -> 
 
 
 def _share_of_crop(config: Config, image_size: tuple[int, int] | None) -> float:
-    """Tokens of a local crop, class token included, as a share of a view's."""
+    """Patches of a local crop as a share of a view's, which is the ratio of their areas."""
     if image_size is None:
         if config.data.image_size is None:
             raise ValueError("local crops are counted by their share of a view, whose size is not known")
         image_size = (config.data.image_size,) * 2
-    patch = config.model.patch_size or 1
-    tokens, whole = (
-        1 + (height // patch) * (width // patch) for height, width in ((config.views.local_size,) * 2, image_size)
-    )
-    return tokens / whole
+    return config.views.local_size**2 / (image_size[0] * image_size[1])

@@ -32,6 +32,11 @@ def test_what_processes_share(name: str, answers: dict[str, list[float]]) -> Non
     assert answers[name] == pytest.approx([1.0, 1.0])
 
 
+@pytest.mark.parametrize("name", ["paired_loss", "paired_gradient"])
+def test_simclrs_negatives_and_gradients_are_those_of_all_images(name: str, answers: dict[str, list[float]]) -> None:
+    assert answers[name] == pytest.approx([0.0, 0.0], abs=1e-12)
+
+
 OF_BOTH = ("output", "input_gradient", "running_mean", "running_var")
 AFFINE = ("affine", "images", "activated")
 COMPARED = [f"{kind}_weight_gradient" for kind in AFFINE]

@@ -15,11 +15,12 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 
 from patchmix import distributed
-from patchmix.losses import soft_info_nce
+from patchmix.losses import paired_info_nce, soft_info_nce
 from patchmix.targets import mix_to_origin
 
 
@@ -53,6 +54,28 @@ def batchnorm(whole: nn.BatchNorm1d | nn.BatchNorm2d, rank: int) -> dict[str, fl
     return answers
 
 
+def simclr(rank: int) -> dict[str, float]:
+    """Largest differences between SimCLR's loss of two processes and of all images in one."""
+    generator = torch.Generator().manual_seed(2)
+    both = [torch.randn(6, 4, generator=generator, dtype=torch.float64) for _ in range(2)]
+    own = slice(3 * rank, 3 * rank + 3)
+    one = [each.clone().requires_grad_() for each in both]
+    query, other = (F.normalize(each) for each in one)
+    among = (query @ query.T / 0.2).masked_fill(torch.eye(6, dtype=torch.bool), -torch.inf)
+    expected = F.cross_entropy(torch.cat([query @ other.T / 0.2, among], 1), torch.arange(6))
+    expected.backward()
+    two = [each[own].clone().requires_grad_() for each in both]
+    found = paired_info_nce(two[0], two[1], 0.2)
+    found.backward()  # DDP takes the mean over the processes, as below
+    mean = found.detach().clone()
+    dist.all_reduce(mean)
+    differences = [(there.grad / 2 - here.grad[own]).abs().max() for there, here in zip(two, one, strict=True)]
+    return {
+        "paired_loss": (mean / 2 - expected.detach()).abs().item(),
+        "paired_gradient": torch.stack(differences).max().item(),
+    }
+
+
 def compare(rank: int, rendezvous: str, results: str) -> None:
     """One of the two processes."""
     dist.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=2)
@@ -69,6 +92,7 @@ def compare(rank: int, rendezvous: str, results: str) -> None:
         "highest": float(distributed.highest(rank, torch.device("cpu")) == 1),
         "from_first": float(distributed.from_first(f"said by {rank}") == "said by 0"),
     }
+    answers |= simclr(rank)
     kinds = {
         "affine": nn.BatchNorm1d(5),
         "plain": nn.BatchNorm1d(5, affine=False),

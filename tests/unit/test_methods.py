@@ -232,8 +232,8 @@ def test_cost_in_forward_passes(name: str, momentum: float | None, units: float)
     assert forward_units(config_of(name, momentum=momentum)) == units
 
 
-def test_local_crops_cost_by_their_tokens() -> None:
-    share = (1 + 4) / (1 + 16)
+def test_local_crops_cost_by_their_patches() -> None:
+    share = 4 / 16
     assert forward_units(config_of("patchmix", num_local_crops=2)) == pytest.approx(9 + 3 * 2 * 2 * share)
     assert forward_units(config_of("moco-v3", num_local_crops=2)) == pytest.approx(8 + 3 * 2 * share)
     assert forward_units(config_of("patchmix-lean", num_local_crops=2)) == pytest.approx(8 + 3 * 2 * share)
