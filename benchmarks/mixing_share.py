@@ -1,88 +1,86 @@
 """What mixing costs beside the rest of a step (goal: at most 1 %), and what targets and losses cost.
 
-Prints a table. Each row times whole training steps of a recipe's model (forward, backward, AdamW) and, in
-the same process and on the same tensors, (1) drawing two plans and mixing both views, (2) the three targets
-and losses with their backward. Medians over the steps. Command: python benchmarks/mixing_share.py
+Prints a table. Each row times whole training steps of a model in float32, as pre-training takes them, and, in the same
+process and on views and keys of the same shapes, (1) drawing the mix plans and mixing the views, (2) targets and losses
+with their backward. Medians over the steps, of the processor time of one thread: parts of a millisecond are lost among
+other processes by the clock. Command: python benchmarks/mixing_share.py (three minutes)
 """
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import statistics
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from patchmix import recipes
-from patchmix.config import Config
-from patchmix.contrasts import PATCHMIX
-from patchmix.losses import soft_info_nce
-from patchmix.method import build_model
-from patchmix.mixing import MixPlan
-from patchmix.models.encoders import resolve_spec
-from patchmix.optim import create_optimizer
-from patchmix.targets import soft_targets
+from patchmix.benching.steps import noise_job
+from patchmix.job import Job
+from patchmix.passes import Passes
+from patchmix.pretraining import take_step
+from spinning import begin_again
+from step import CASES as MODELS
 
-# Recipe, image size, channels, batch, timed steps: what two cores can do in a minute or so.
-CASES = (("demo", 28, 1, 64, 20), ("cifar10-cpu", 32, 3, 128, 8), ("cifar10-vit-tiny", 32, 3, 16, 4))
+# Title, recipe, what differs from it, timed steps: what two cores can do in a minute or so. Last: the goals' models.
+CASES: tuple[tuple[str, str, Mapping[str, Any], int], ...] = (
+    ("`demo`", "demo", {}, 20),
+    ("`cifar10-cpu`", "cifar10-cpu", {}, 8),
+    ("`cifar10-vit-tiny`, batch 16", "cifar10-vit-tiny", {"optim.batch_size": 16}, 4),
+    *((*model, 3) for model in MODELS),
+)
+SETTINGS = {"data.num_workers": 0, "run.device": "cpu", "run.num_threads": 1, "run.precision": "32-true"}
 
 
 def seconds(function: Callable[[], object], repeats: int) -> list[float]:
-    """Seconds of each call, after one that is not counted."""
+    """Processor seconds of each call, after one that is not counted."""
     function()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return times
 
 
-def measure(recipe: str, size: int, channels: int, batch: int, steps: int) -> str:
+def measure(title: str, recipe: str, changes: Mapping[str, Any], steps: int) -> str:
     """One row of the table."""
-    config: Config = recipes.resolve(recipe, None, {"optim.batch_size": batch})
-    statistics_ = (0.5,) * channels
-    spec = resolve_spec(config.model, (size, size), channels, statistics_, statistics_)
-    model = build_model(config, spec)
-    optimizer = create_optimizer(model, config.optim)
-    views = torch.randn(batch, channels, size, size), torch.randn(batch, channels, size, size)
-    projection = config.model.projection_size
-    queries = torch.randn(batch, projection, requires_grad=True)
-    keys = torch.randn(batch, projection)
-
-    def plans() -> tuple[MixPlan, MixPlan]:
-        count, num_mix = (size // spec.patch_size) ** 2, config.method.num_mix
-        return MixPlan.draw(count, num_mix, spec.patch_size), MixPlan.draw(count, num_mix, spec.patch_size)
-
-    def step() -> None:
-        if config.method.momentum is not None:
-            model.update_momentum_encoder(config.method.momentum)
-        model(views, plans(), config.method.temperature).total.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    def mix() -> None:
-        for plan, view in zip(plans(), views, strict=True):
-            plan.mix(view)
-
-    def targets_and_losses() -> None:
-        total = torch.zeros(())
-        for row in PATCHMIX:
-            groups = (1,) * config.method.num_mix
-            target = soft_targets(row.target(groups, groups), batch)
-            total = total + row.weight * soft_info_nce(queries, keys, target, config.method.temperature)
-        total.backward()
-
-    whole = seconds(step, steps)
-    parts = [seconds(part, 5 * steps) for part in (mix, targets_and_losses)]
-    median = statistics.median(whole)
-    medians = [statistics.median(part) for part in parts]
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        config = recipes.resolve(recipe, None, {**SETTINGS, **changes})
+        job, batch = noise_job(config, Path(folder), stack)
+        numbers = itertools.count(1)
+        whole = seconds(lambda: take_step(job, next(numbers), batch), steps)
+        views, _ = job.views(batch)
+        keys = torch.randn(config.optim.batch_size, config.model.projection_size)
+        mixing = seconds(lambda: mix(job, views, next(numbers)), 5 * steps)
+        losses = seconds(lambda: targets_and_losses(job, keys), 5 * steps)
+    spec, median = job.spec, statistics.median(whole)
+    cells = [f"{1000 * each:.2f} ({100 * each / median:.2f} %)" for each in map(statistics.median, (mixing, losses))]
     return (
-        f"| `{recipe}` | {spec.width} × {spec.depth}, {size} px / {spec.patch_size} | {batch} | "
-        f"{1000 * median:.1f} ({1000 * min(whole):.1f}–{1000 * max(whole):.1f}) | "
-        f"{1000 * medians[0]:.2f} ({100 * medians[0] / median:.2f} %) | "
-        f"{1000 * medians[1]:.2f} ({100 * medians[1] / median:.2f} %) |"
+        f"| {title} | {spec.width} × {spec.depth}, {spec.image_size[0]} px / {spec.patch_size} | "
+        f"{config.optim.batch_size} | {1000 * median:.1f} ({1000 * min(whole):.1f}–{1000 * max(whole):.1f}) | "
+        f"{' | '.join(cells)} |"
     )
+
+
+def mix(job: Job, views: tuple[torch.Tensor, torch.Tensor], step: int) -> None:
+    """Draw the plans of a step and mix its views."""
+    plans, _ = job.plans(step)
+    job.module.inputs(views, plans, (), ())
+
+
+def targets_and_losses(job: Job, keys: torch.Tensor) -> None:
+    """All rows of the method's table, forward and backward, from projections that are there."""
+    model, queries = job.module, keys.clone().requires_grad_()
+    passes = Passes({}, model.shares(job.plans(1)[0], ()), [], len(keys), job.config.method.temperature)
+    passes.queries = {row.query: queries for row in model.contrasts}
+    passes.keys = {key: keys for row in model.contrasts for key in row.keys}
+    model.weighted({row: model.loss_of(row, passes) for row in model.contrasts}).backward()
 
 
 def lines() -> Iterator[str]:
@@ -90,14 +88,18 @@ def lines() -> Iterator[str]:
     torch.manual_seed(0)
     yield "## Mixing, targets and losses beside a whole training step"
     yield ""
-    yield "`python benchmarks/mixing_share.py`; float32. Medians in ms (lowest–highest)."
+    yield (
+        "`python benchmarks/mixing_share.py`; float32, one thread, its processor time: medians in ms (lowest–highest). "
+        "The last two rows are the models of the goals."
+    )
     yield ""
-    yield "| recipe | width × depth, image / patch | batch | whole step | plans, mixing | targets, losses, backward |"
+    yield "| model | width × depth, image / patch | batch | whole step | plans, mixing | targets, losses, backward |"
     yield "|---|---|---|---|---|---|"
     for case in CASES:
         yield measure(*case)
 
 
 if __name__ == "__main__":
+    begin_again()
     for line in lines():
         print(line, flush=True)

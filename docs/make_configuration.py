@@ -3,8 +3,9 @@
 import sys
 from pathlib import Path
 
-from patchmix.cli import EVALUATIONS
+from patchmix.cli import COMMANDS, EVALUATIONS
 from patchmix.config import Config
+from patchmix.config.bench import BenchConfig
 from patchmix.config.options import Option, own_options, sections, shown
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -51,6 +52,9 @@ def page() -> str:
         own = list(own_options(config).values()) + list(own_options(sections(config)["run"]).values())
         text = f"{config.__doc__} The options of `data` are those of `pretrain`."
         parts.append(f"## patchmix {name}\n{text}\n\n{table(own)}")
+    own = [*COMMANDS["bench"].extras, *(each for each in own_options(BenchConfig).values() if each.name != "seed")]
+    text = "All options of `pretrain` but output and max_steps, and these ([speed.md](speed.md))."
+    parts.append(f"## patchmix bench\n{text}\n\n{table(own)}")
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""`patchmix bench`: what it writes, what it leaves behind, what it counts, and what it refuses."""
+"""`patchmix bench`: what it writes, what it leaves behind, what it counts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import math
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -19,17 +20,12 @@ from rich.console import Console
 from tests.runs import SMALL, command, stop
 from torch.nn.functional import scaled_dot_product_attention
 
-import patchmix
-from patchmix import cli
-from patchmix.benching import inputs, plain
+from patchmix.benching import plain
 from patchmix.benching.command import bench
 from patchmix.benching.memory import growth
 from patchmix.benching.products import ProductLimit, counted_operations
 from patchmix.benching.request import request
 from patchmix.benching.steps import PARTS, in_order, take_turns
-from patchmix.config import DataConfig
-from patchmix.errors import UserError
-from patchmix.recipes import resolve
 
 CPU = torch.device("cpu")
 TINY: dict[str, Any] = {**SMALL, "optim.batch_size": 8, "method.momentum": 0.9}
@@ -62,20 +58,37 @@ def test_the_command_measures_and_leaves_only_its_file(tmp_path: Path, temporary
     assert (done.returncode, done.stderr) == (0, "")
     result = json.loads(file.read_text(encoding="utf-8"))
     assert set(result["metrics"]) >= METRICS
-    # Digits have no plain pipeline; everything else is measured.
-    assert [name for name, value in result["metrics"].items() if value is None] == ["plain_worker_ms_per_sample"]
+    # Digits have no plain pipeline, and are in memory to begin with; everything else is measured.
+    absent = [name for name, value in result["metrics"].items() if value is None]
+    assert absent == ["worker_kept_ms_per_sample", "plain_worker_ms_per_sample"]
+    assert result["not_measured"] == {
+        "plain_step": None,
+        "plain_worker": "its views are those of photographs, not of digits",
+    }
+    assert "The plain input pipeline was not measured: its views are those of photographs" in done.stdout
     assert all(value > 0 for value in result["metrics"].values() if value is not None)
     assert set(result["parts"]) <= set(PARTS)
     assert {"data wait", "momentum", "mixing", "forward view1", "backward", "optimiser"} <= set(result["parts"])
     assert math.isclose(sum(part["share"] for part in result["parts"].values()), 1)
     assert {name: len(times) for name, times in result["samples"].items()} == {
+        "consecutive_step_seconds": 5,
         "step_seconds": 5,
         "plain_step_seconds": 5,
     }
     assert result["data"] == {"name": "mnist5k", "synthetic": False, "num_images": 96}
     assert result["settings"]["recipe"] == "demo"
     assert result["settings"]["optim"]["batch_size"] == 8
-    for name in ("forward view1", "share of the matrix-product limit", "peak memory", "decode", str(file)):
+    whole = sum(part["seconds"] for part in result["parts"].values())
+    metrics = result["metrics"]
+    assert math.isclose(metrics["images_per_second"], 8 / whole)
+    assert math.isclose(metrics["data_wait_share"], result["parts"]["data wait"]["share"])
+    # What is said in the end is what the table of the parts and the file have.
+    said = (
+        f"In training {8 / whole:,.0f} images/s; {100 * metrics['data_wait_share']:.1f} % of the time waiting for data."
+    )
+    assert said in done.stdout
+    assert f"all of them  {1000 * whole:.2f}" in " ".join(done.stdout.split()).replace("all of them ", "all of them  ")
+    for name in ("forward view1", "to go …", "share of the matrix-product limit", "peak memory", "decode", str(file)):
         assert name in done.stdout
     assert sorted(each.name for each in tmp_path.iterdir()) == ["new", "temporary"]
     assert list(temporary.iterdir()) == []
@@ -103,24 +116,33 @@ def test_absent_data_are_replaced_by_synthetic_images(tmp_path: Path, monkeypatc
     result, text = run_bench(tmp_path / "bench.json", **PHOTOS)
     assert "cifar10 is not on this machine: synthetic images take its place." in text
     assert result["data"] == {"name": "cifar10", "synthetic": True, "num_images": 16}
-    assert all(value is not None and value > 0 for value in result["metrics"].values())
+    # CIFAR-10 would be in memory, so nothing is decoded and kept here either.
+    assert [name for name, value in result["metrics"].items() if value is None] == ["worker_kept_ms_per_sample"]
+    assert all(value > 0 for value in result["metrics"].values() if value is not None)
     assert {"forward locals", "forward mixed_locals", "views"} <= set(result["parts"])
     assert [each.name for each in tmp_path.iterdir()] == ["bench.json"]
 
 
-@pytest.mark.slow
-def test_without_the_checkout_the_plain_version_is_not_measured(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As an installed package: there is no checkout, and so no plain version."""
     monkeypatch.setattr(plain, "FOLDER", tmp_path / "site-packages")
-    monkeypatch.setattr(plain.sys, "modules", {k: v for k, v in plain.sys.modules.items() if "patchmix_plain" not in k})
+    for name in ("step", "views"):
+        monkeypatch.delitem(sys.modules, f"patchmix_plain_{name}", raising=False)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")
+def test_without_the_checkout_the_plain_version_is_not_measured(tmp_path: Path) -> None:
     file = tmp_path / "bench.json"
     file.write_text("an older one", encoding="utf-8")
     result, text = run_bench(file, **PHOTOS)
     assert "The plain step was not measured: benchmarks/plain is not here" in text
     absent = {name for name, value in result["metrics"].items() if value is None}
     assert absent >= {"plain_step_seconds", "plain_peak_memory_mb", "plain_worker_ms_per_sample"}
-    assert all(name.startswith("plain_") for name in absent)
+    assert all(name.startswith("plain_") for name in absent - {"worker_kept_ms_per_sample"})
+    assert set(result["not_measured"].values()) == {plain.NOT_HERE}
+    assert f"The plain input pipeline was not measured: {plain.NOT_HERE}." in text
     assert json.loads(file.read_text(encoding="utf-8")) == json.loads(json.dumps(result))
 
 
@@ -142,43 +164,22 @@ def test_a_signal_ends_it_and_leaves_nothing(
     assert [each.name for each in tmp_path.iterdir()] == ["temporary"]
 
 
-MISTAKES = [
-    ("--steps 4", "steps = 4 is not accepted: a whole number of 5 or more"),
-    ("--steps many", "steps = 'many' is not accepted: a whole number"),
-    ("--recipe dmo", "there is no recipe 'dmo'; did you mean demo?"),
-    ("--max_steps 3", "bench has no option --max_steps"),
-    ("--recipe demo --run.num_devices 2", "bench measures one process, not 2"),
-    ("--data.root absent", "data.root = absent does not exist"),
-    ("--recipe demo --optim.batch_size 5000", "optim.batch_size = 5000 is more than the 4000 training images"),
-    ("--recipe demo --output file/bench.json", "file/bench.json cannot be written: "),
-]
+class Leaving(io.StringIO):
+    """A reader that leaves when the tables come."""
+
+    def write(self, text: str) -> int:
+        if "Parts of a step" in text:
+            raise OSError("no space left on that terminal")
+        return super().write(text)
 
 
-@pytest.mark.parametrize(("words", "message"), MISTAKES)
-def test_a_mistake_is_one_line(
-    words: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("file").touch()
-    assert cli.main(["bench", *words.split()]) == 2
-    err = capsys.readouterr().err
-    assert message in err
-    assert err.count("\n") == 1
-
-
-def test_the_function_refuses_what_the_command_does(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="steps = 1 is not accepted"):
-        patchmix.bench("demo", output=tmp_path / "bench.json", steps=1)
-    with pytest.raises(UserError, match=r"there is no option optim\.epoch; did you mean optim\.epochs"):
-        patchmix.bench("demo", output=tmp_path / "bench.json", optim={"epoch": 1})
-    with pytest.raises(UserError, match="give steps"):
-        patchmix.bench("demo", output=tmp_path / "bench.json", max_steps=5)
-
-
-def test_a_folder_gets_the_file_where_evaluations_write_theirs(tmp_path: Path) -> None:
-    assert request("demo", None, {"output": str(tmp_path)}).output == tmp_path / "results" / "bench.json"
-    assert request(None, None, {"output": str(tmp_path / "a")}).output == tmp_path / "a"
-    assert request(None, None, {"output": str(tmp_path / "a")}).start.recipe == "cifar10-cpu"
+@pytest.mark.slow
+@pytest.mark.usefixtures("installed")  # it takes less time so
+def test_the_file_is_written_before_the_tables(tmp_path: Path) -> None:
+    asked = request("demo", None, {**TINY, "output": str(tmp_path / "bench.json")})
+    with pytest.raises(OSError, match="that terminal"):
+        bench(asked, Console(file=Leaving(), width=40))
+    assert json.loads((tmp_path / "bench.json").read_text(encoding="utf-8"))["metrics"]["step_seconds"] > 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -231,20 +232,3 @@ def test_growth_is_the_most_that_a_call_takes_at_once() -> None:
 
     torch.ones(256 * megabyte, dtype=torch.uint8).max()  # an earlier peak does not count
     assert 60 * megabyte < growth(allocate, CPU) < 110 * megabyte
-
-
-def test_synthetic_images_have_the_recipes_size(tmp_path: Path) -> None:
-    config = inputs.synthetic(resolve("imagenet-vit-small", None, {"optim.batch_size": 4}), tmp_path / "photos", 40)
-    files = sorted((tmp_path / "photos").iterdir())
-    assert len(files) == 40
-    assert files[0].samefile(files[inputs.NUM_PICTURES])
-    assert 30_000 < files[0].stat().st_size < 200_000
-    assert (config.data.name, config.data.image_size, config.data.limit) == ("folder", 224, None)
-    digits = inputs.synthetic(resolve("demo"), tmp_path / "digits", 2)
-    assert (digits.data.image_size, digits.data.channels, digits.data.num_workers) == (28, 1, 0)
-
-
-def test_data_that_would_be_downloaded_are_absent(tmp_path: Path) -> None:
-    assert not inputs.is_there(DataConfig(name="cifar10", root=str(tmp_path)))
-    assert not inputs.is_there(DataConfig(name="imagenet"))
-    assert inputs.is_there(DataConfig(name="imagenet", root=str(tmp_path)))

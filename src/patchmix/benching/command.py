@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import math
 import signal
 import statistics
 import tempfile
@@ -21,15 +22,16 @@ from rich.console import Console
 
 from patchmix import distributed
 from patchmix.benching import inputs
-from patchmix.benching.memory import peak_memory
-from patchmix.benching.pipeline import worker_stages
-from patchmix.benching.plain import load_plain, why_no_plain_step
+from patchmix.benching.memory import STEPS, peak_memory
+from patchmix.benching.pipeline import input_cost
+from patchmix.benching.plain import PLAIN_PRECISION, load_plain, why_no_plain_step
 from patchmix.benching.products import ProductLimit, counted_operations
 from patchmix.benching.request import Request
-from patchmix.benching.steps import DATA_WAIT, measure_parts, num_steps_needed, take_turns
-from patchmix.benching.tables import part_medians, show_figures, show_parts, show_stages
+from patchmix.benching.steps import DATA_WAIT, consecutive_steps, num_steps_needed, take_turns
+from patchmix.benching.tables import show_figures, show_parts, show_stages
 from patchmix.config import Config, to_dict
 from patchmix.data.batches import Batch
+from patchmix.data.crops import SMALL
 from patchmix.data.views import change_views
 from patchmix.endings import memory_advice
 from patchmix.environment import environment
@@ -40,7 +42,8 @@ from patchmix.pretraining import take_step
 from patchmix.progress import counted, duration, say
 
 MEGABYTE = 1e6
-PLAIN_PRECISION = "32-true"
+# For a rough word on how long it takes: a plain step beside ours, a process until it begins, all input pipelines.
+PLAIN_STEPS, PROCESS_SECONDS, PIPELINE_SECONDS = 1.5, 10.0, 5.0
 
 
 def bench(request: Request, console: Console | None = None) -> dict[str, Any]:
@@ -69,39 +72,57 @@ def bench(request: Request, console: Console | None = None) -> dict[str, Any]:
             say(console, f"{config.data.name} is not on this machine: synthetic images take its place.")
             config = inputs.synthetic(config, Path(scratch, "images"))
         job = prepare(config, False, request.start.recipe, request.start.choices, stack)
+        why_not = why_no_plain_step(job.config, job.spec, job.mix_size)
         say(console, _what(job, request))
-        steps, batch = measure_parts(job, request.steps)
-        parts = part_medians(steps)
-        metrics, samples, why_not = _turns(job, batch, request.steps)
+        told = consecutive_steps(
+            job, request.steps, lambda seconds: say(console, _how_long(seconds, request.steps, plain=why_not is None))
+        )
+        metrics, samples = _turns(job, told.batch, request.steps, plain=why_not is None)
+        # Small images of a set that is absent are in memory where it is there.
+        rate = config.optim.batch_size / told.seconds
+        cost = input_cost(job, in_memory=is_synthetic and max(job.spec.image_size) <= SMALL)
         metrics |= {
-            "data_wait_seconds": parts[DATA_WAIT],
-            "images_per_second": config.optim.batch_size / (metrics["step_seconds"] + parts[DATA_WAIT]),
+            "images_per_second": rate,
+            "consecutive_step_seconds": told.seconds,
+            "data_wait_seconds": told.parts[DATA_WAIT],
+            "data_wait_share": told.data_wait_share,
+            "worker_ms_per_sample": cost.worker,
+            "worker_kept_ms_per_sample": cost.worker_kept,
+            "plain_worker_ms_per_sample": cost.plain,
+            **_memory(config, job, Path(scratch), plain=why_not is None),
         }
-        stages = worker_stages(job)
-        metrics |= {"worker_ms_per_sample": stages["worker"], "plain_worker_ms_per_sample": stages.get("plain")}
-        say(console, "Peak memory, in processes of their own …")
-        metrics |= _memory(config, job, Path(scratch), plain=why_not is None)
-    show_parts(console, parts)
-    show_stages(console, stages)
-    show_figures(console, metrics, why_not)
+    whole = sum(told.parts.values())
     result: dict[str, Any] = {
         "command": "bench",
         "metrics": metrics,
-        "parts": {
-            name: {"seconds": seconds, "share": seconds / sum(parts.values())} for name, seconds in parts.items()
-        },
-        "worker_stages_ms": {name: stages[name] for name in ("decode", "crops", "photometrics")},
-        "samples": samples,
+        "parts": {name: {"seconds": seconds, "share": seconds / whole} for name, seconds in told.parts.items()},
+        "worker_stages_ms": cost.stages,
+        "samples": {"consecutive_step_seconds": told.samples, **samples},
+        "not_measured": {"plain_step": why_not, "plain_worker": cost.why_no_plain},
         "data": {"name": asked.data.name, "synthetic": is_synthetic, "num_images": len(job.source)},
         "settings": _settings(asked, request, job),
         "environment": environment(),
         "seconds": round(time.perf_counter() - began, 3),
     }
+    # Before anything more is shown: whoever reads that may have left.
     write_text(request.output, json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-    wait = metrics["data_wait_seconds"] / (metrics["step_seconds"] + metrics["data_wait_seconds"])
-    say(console, f"{metrics['images_per_second']:,.0f} images/s; {100 * wait:.1f} % of the time waiting for data.")
-    say(console, f"Written to {request.output} after {duration(result['seconds'])}.")
+    show_parts(console, told)
+    show_stages(console, cost)
+    show_figures(console, metrics, job.precision, why_not, cost)
+    wait = 100 * told.data_wait_share
+    say(console, f"In training {rate:,.{0 if rate >= 10 else 1}f} images/s; {wait:.1f} % of the time waiting for data.")
+    say(console, f"Written to {request.output}.")
     return result
+
+
+def _how_long(step: float, steps: int, *, plain: bool) -> str:
+    """Roughly how long the rest takes, where a step takes so many seconds."""
+    # Consecutive ones; then, plain ones too, those in turns, one whose operations are counted, those of peak memory.
+    alone, each = steps, 1 + steps + 1 + STEPS
+    processes = 2 if plain else 1
+    seconds = step * (alone + each * (1 + PLAIN_STEPS * plain)) + processes * PROCESS_SECONDS + PIPELINE_SECONDS
+    taken = f"{step:.2g} s" if step < 10 else duration(step)
+    return f"A step takes {taken} to begin with: about {duration(10 * math.ceil(seconds / 10))} to go …"
 
 
 def _for_a_few_steps(config: Config, scratch: Path, steps: int) -> Config:
@@ -126,22 +147,23 @@ def _what(job: Job, request: Request) -> str:
     )
 
 
-def _turns(job: Job, batch: Batch, steps: int) -> tuple[dict[str, Any], dict[str, list[float]], str | None]:
-    """Steps of ours and of the plain version in turns, with the limit between them; why there is no plain version."""
+def _turns(
+    job: Job, batch: Batch, steps: int, *, plain: bool
+) -> tuple[dict[str, float | None], dict[str, list[float]]]:
+    """Steps of ours and, if there is one, of the plain version in turns, with the limits between them."""
     device = job.fabric.device
     numbers = itertools.count(1)
     functions: dict[str, Any] = {"step_seconds": lambda: take_step(job, next(numbers), batch)}
-    why_not = why_no_plain_step(job.config, job.spec, job.mix_size)
-    if why_not is None:
-        plain = load_plain("step").PlainStep(job.config, job.spec, device)
-        plain.load({name: getattr(job.module, name) for name in ("encoder", "projector", "predictor")})
+    if plain:
+        other = load_plain("step").PlainStep(job.config, job.spec, device)
+        other.load({name: getattr(job.module, name) for name in ("encoder", "projector", "predictor")})
         count = len(batch.views)
         # The plain pipeline's workers would hand over whole views.
         views = change_views((*batch.views, *batch.local_views), batch.photometrics)
-        functions["plain_step_seconds"] = lambda: plain(views[:count], views[count:])
+        functions["plain_step_seconds"] = lambda: other(views[:count], views[count:])
     limits = {precision: ProductLimit(device, precision) for precision in {job.precision, PLAIN_PRECISION}}
     samples = take_turns(functions, steps, device, [each.sample for each in limits.values()])
-    metrics: dict[str, Any] = {"step_seconds": None, "plain_step_seconds": None}
+    metrics: dict[str, float | None] = {}
     for prefix, products in (("", limits[job.precision]), ("plain_", limits[PLAIN_PRECISION])):
         name = f"{prefix}step_seconds"
         seconds = statistics.median(samples[name]) if name in samples else None
@@ -153,7 +175,9 @@ def _turns(job: Job, batch: Batch, steps: int) -> tuple[dict[str, Any], dict[str
             f"{prefix}limit_gigaflop_per_second": products.per_second / 1e9,
             f"{prefix}flops_share_of_limit": seconds and operations and operations / seconds / products.per_second,
         }
-    return metrics, samples, why_not
+    rate = metrics["gigaflop_per_second"]
+    metrics["flops_share_of_plain_limit"] = rate and rate * 1e9 / limits[PLAIN_PRECISION].per_second
+    return metrics, samples
 
 
 def _memory(config: Config, job: Job, scratch: Path, *, plain: bool) -> dict[str, float | None]:

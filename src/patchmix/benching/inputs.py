@@ -17,6 +17,7 @@ from patchmix.data.datasets import DEFAULT_IMAGE_SIZE, would_download
 
 PHOTO_SIZE = (375, 500)  # height and width, those of most photographs of ImageNet
 DIGIT_SIZE = 28
+CIFAR, CIFAR_SIZE = ("cifar10", "cifar100"), 32
 NUM_PICTURES = 32  # different ones; more files are the same ones by other names
 MOST_KEPT = (
     2000  # photographs that a worker would keep decoded (data/kept.py): with more it reads files, as in training
@@ -40,7 +41,8 @@ def synthetic(config: Config, folder: Path, count: int | None = None) -> Config:
     """
     data = config.data
     digits = config.views.kind == "digits"
-    side = data.image_size or (DIGIT_SIZE if digits else DEFAULT_IMAGE_SIZE[0])
+    usual = DIGIT_SIZE if digits else CIFAR_SIZE if data.name in CIFAR else DEFAULT_IMAGE_SIZE[0]
+    side = data.image_size or usual
     size = (side, side) if side <= SMALL else PHOTO_SIZE
     channels = data.channels or (1 if digits else 3)
     count = count or max(2 * config.optim.batch_size, MOST_KEPT if side > SMALL else 0)

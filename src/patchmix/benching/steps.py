@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -65,33 +67,78 @@ def noise_job(config: Config, folder: Path, stack: contextlib.ExitStack) -> tupl
     return job, Batch((views[0], views[1]), tuple(views[2:]), torch.arange(count), [])
 
 
+class Consecutive(NamedTuple):
+    """Steps as training takes them, one after the other, each with the batch that comes next.
+
+    parts: mean seconds of each part of a step, data wait included, in the order of a step: means add up.
+    samples: seconds of each whole step, data wait included, of which the parts are.
+    seconds: mean of a whole step in training; on a GPU not that of `samples`, where the parts' clocks wait for it.
+    batch: the last one.
+    """
+
+    parts: dict[str, float]
+    samples: list[float]
+    seconds: float
+    batch: Batch
+
+    @property
+    def data_wait_share(self) -> float:
+        """The share of a step spent waiting for data."""
+        return self.parts[DATA_WAIT] / sum(self.parts.values())
+
+
 def num_steps_needed(steps: int, num_workers: int) -> int:
-    """Batches that `measure_parts` takes."""
-    return steps + WARM_UP + PREFETCHED * num_workers
+    """Batches that `consecutive_steps` takes at most."""
+    return 2 * steps + WARM_UP + PREFETCHED * num_workers
 
 
-def measure_parts(job: Job, steps: int) -> tuple[list[dict[str, float]], Batch]:
-    """Seconds of each part of `steps` consecutive steps, and the last batch; warm-up steps come before them.
+def consecutive_steps(job: Job, steps: int, warmed_up: Callable[[float], object]) -> Consecutive:
+    """Measure `steps` consecutive steps; warm-up steps come before them.
 
     The batches that the workers have made before the first step are thrown away: a data wait shows itself only when the
     steps must live on what is made meanwhile.
+
+    Args:
+        warmed_up: called with the seconds of the last warm-up step.
     """
-    found: list[dict[str, float]] = []
-    batches = iter(job.loader)
+    batches, device = iter(job.loader), job.fabric.device
     for _ in range(PREFETCHED * job.loader.num_workers):
         next(batches)
-    for step in range(1, WARM_UP + steps + 1):
+    for number in range(1, 1 + WARM_UP):
+        parts, _ = _clocked_step(job, number, batches)
+    warmed_up(sum(parts.values()))
+    seconds = None
+    if device.type == "cuda":
+        wait_for(device)
         began = time.perf_counter()
-        batch = next(batches)
-        arrived = time.perf_counter()
-        with measured(job.fabric.device) as timings:
-            take_step(job, step, batch)
-            wait_for(job.fabric.device)
-        whole = time.perf_counter() - arrived
-        parts = {DATA_WAIT: arrived - began, **timings.seconds}
-        found.append(parts | {REST: whole - sum(timings.seconds.values())})
+        for number in range(1 + WARM_UP, 1 + WARM_UP + steps):
+            take_step(job, number, next(batches))
+        wait_for(device)
+        seconds = (time.perf_counter() - began) / steps
+    found = []
+    for number in range(1 + WARM_UP + steps, 1 + WARM_UP + 2 * steps):
+        parts, batch = _clocked_step(job, number, batches)
+        found.append(parts)
     del batches  # ends the workers
-    return found[WARM_UP:], batch
+    means = {name: statistics.fmean(parts.get(name, 0.0) for parts in found) for name in in_order(found[0])}
+    samples = [sum(parts.values()) for parts in found]
+    return Consecutive(means, samples, statistics.fmean(samples) if seconds is None else seconds, batch)
+
+
+def _clocked_step(job: Job, number: int, batches: Iterator[Batch]) -> tuple[dict[str, float], Batch]:
+    """Seconds of each part of the next step, and its batch."""
+    began = time.perf_counter()
+    batch = next(batches)
+    arrived = time.perf_counter()
+    with measured(job.fabric.device) as timings:
+        take_step(job, number, batch)
+        wait_for(job.fabric.device)
+    whole = time.perf_counter() - arrived
+    return {
+        DATA_WAIT: arrived - began,
+        **timings.seconds,
+        REST: whole - sum(timings.seconds.values()),
+    }, batch
 
 
 def in_order(names: Mapping[str, object]) -> list[str]:

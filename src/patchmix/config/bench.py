@@ -24,11 +24,13 @@ class BenchConfig(Checked):
 
     own: ClassVar[tuple[str, ...]] = ("output", "steps")
     output: str = option(
-        "results/bench.json", "the file that is written; a folder that is there gets results/bench.json"
+        "results/bench.json",
+        "the file that is written; a folder that is there gets results/bench.json",
+        Accept(lambda value: bool(value.strip()), "that is not empty"),
     )
     steps: int = option(
         LEAST_STEPS,
-        "steps to time, of each kind",
+        f"steps to time, of each kind; {LEAST_STEPS} or more",
         Accept(lambda value: value >= LEAST_STEPS, f"of {LEAST_STEPS} or more"),
     )
     seed: int = option(0, "seed of every random choice", Accept(lambda value: 0 <= value < 2**32, "from 0 to 2^32 - 1"))
