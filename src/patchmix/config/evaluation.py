@@ -74,6 +74,31 @@ class KnnConfig(FrozenConfig):
     )
 
 
+MOST_BESIDE = 4
+
+
+def _are_few_and_different(values: tuple[str, ...]) -> bool:
+    return len(set(values)) == len(values) <= MOST_BESIDE and all(values)
+
+
+@dataclass(frozen=True)
+class SimilarityConfig(FrozenConfig):
+    """Similarity of images of one class, against that of images of two classes."""
+
+    beside: tuple[str, ...] = option(
+        (),
+        "other checkpoints to compare, on the same images and in the same picture; each takes images as it was "
+        "trained, whatever data.image_size, data.mean and data.std say",
+        Accept(_are_few_and_different, f"(run directories, files, or timm:MODEL; at most {MOST_BESIDE}, each once)"),
+    )
+    split: Literal["train", "test"] = option("test", "which images; train needs no test images")
+    num_queries: int = option(5, "rows of the picture, each a query of another class", POSITIVE)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.checkpoint not in self.beside, "beside", self.beside, "checkpoints other than --checkpoint")
+
+
 FewshotClassifier = Literal["logistic", "knn", "finetune"]
 
 

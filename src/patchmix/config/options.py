@@ -110,7 +110,7 @@ class Option:
             text = ("a list of " if self.is_list else "one of ") + ", ".join(map(str, self.choices))
         elif self.is_list:
             parts = get_args(self.value_type)
-            many = "whole numbers" if parts[0] is int else "numbers"
+            many = {int: "whole numbers", str: "texts"}.get(parts[0], "numbers")
             text = f"a list of {many}" if parts[-1] is Ellipsis else f"{len(parts)} {many}"
         else:
             text = words[self.value_type]

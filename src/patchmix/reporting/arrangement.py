@@ -23,6 +23,7 @@ TITLES = {
     "fewshot": "few labels",
     "finetune": "fine-tuned",
     SCRATCH: "trained from scratch",
+    "similarity": "similarity",
 }
 
 ALWAYS_SAID = ("epochs", "fast", "freeze", "leave_one_out")
@@ -236,7 +237,7 @@ def _rows(
     names = list(dict.fromkeys(metric for metric, _ in found))
     main = (
         [main_metric(names)]
-        if command == "knn"
+        if command in ("knn", "similarity")
         else [name for name in names if "top1" in name and name != "holdout_top1"] or names
     )
     rows = []

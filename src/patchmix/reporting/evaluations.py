@@ -25,6 +25,7 @@ NO_PROTOCOL = frozenset(
     (
         *("checkpoint", "architecture", "output", "num_heads", "seed", "cache", "resume", "overwrite", "baselines"),
         *("checkpoint_every_epochs", "chunk_size", "recall_at", "labels_per_class", "percent", "classifiers"),
+        *("beside", "num_queries"),
         *("data.root", "data.num_workers", "data.max_unreadable", "run.device", "run.num_threads", "run.batch_size"),
         "run.precision",
     )

@@ -19,6 +19,7 @@ COMMANDS = {
     "fewshot": ("Few labels", "logistic regression on the features of a few labelled images"),
     "probe": ("Linear probe", "linear classifiers on frozen features; the head that held-out training images chose"),
     "finetune": ("Fine-tuning", "the whole network, trained with all labels"),
+    "similarity": ("Similarity of pairs", "cosine × 100 of all pairs of test images; AUC: of one class against two"),
 }
 CLASSIFIERS = {"": "", "knn_": ", nearest neighbours", "finetune_": ", fine-tuned"}
 """What the names of few-label metrics begin with, as a heading ends."""
@@ -66,6 +67,11 @@ HEADINGS = {
     "top1_ema": "moving average of the weights",
     "top5_ema": "moving average, top-5",
     "holdout_top1": "held-out training images",
+    "auc": "AUC of pairs",
+    "within_class": "pairs of one class",
+    "between_class": "pairs of two classes",
+    "gap": "gap",
+    "gap_in_sd": "gap in standard deviations",
 }
 
 
@@ -135,7 +141,8 @@ def _plot(row: dict[str, Measured], name: str) -> Markup | None:
         for prefix, each in ((prefix, row.get(prefix)) for prefix in SUBJECTS)
         if each is not None
     ]
-    return interval_plot(ranges, xlabel=f"right, % of the test images ({name})") if len(ranges) > 1 else None
+    what = "pairs" if name == HEADINGS["auc"] else "test images"
+    return interval_plot(ranges, xlabel=f"right, % of the {what} ({name})") if len(ranges) > 1 else None
 
 
 def _alt(row: dict[str, Measured], name: str) -> str:
