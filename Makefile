@@ -13,7 +13,7 @@ LOG := $(VENV)/install.log
 DEMO := runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check docs bench clean distclean
+.PHONY: help setup demo test check docs results bench clean distclean
 
 help:  ## list these targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1|/' | \
@@ -55,9 +55,13 @@ check: setup  ## lint, format, types of src, generated docs
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/python docs/make_configuration.py --check
+	@$(BIN)/python docs/make_results.py --check
 
 docs: setup  ## write docs/configuration.md from the code
 	@$(BIN)/python docs/make_configuration.py
+
+results: setup  ## write the studies' tables and figures of docs/results.md from docs/studies
+	@$(BIN)/python docs/make_results.py
 
 bench: setup  ## measure what a step and its parts cost; writes benchmarks/results.md
 	@$(BIN)/python benchmarks/write_results.py

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from patchmix.api import (
         bench,
+        compare,
         embed,
         fewshot,
         finetune,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         probe,
         report,
         results,
+        similarity,
         survey,
     )
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "__version__",
     "bench",
+    "compare",
     "embed",
     "fewshot",
     "finetune",
@@ -37,6 +40,7 @@ __all__ = [
     "probe",
     "report",
     "results",
+    "similarity",
     "survey",
 ]
 

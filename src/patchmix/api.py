@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchmix import recipes
-from patchmix.config import EmbedConfig, EvalConfig, FewshotConfig, FinetuneConfig, KnnConfig, ProbeConfig
+from patchmix.config import (
+    EmbedConfig,
+    EvalConfig,
+    FewshotConfig,
+    FinetuneConfig,
+    KnnConfig,
+    ProbeConfig,
+    SimilarityConfig,
+)
 from patchmix.starting import start
 
 if TYPE_CHECKING:
@@ -77,6 +85,20 @@ def finetune(checkpoint: StrPath, *, output: StrPath | None = None, **options: A
     Raises UserError and RunError.
     """
     result: dict[str, Any] = _evaluate("finetune", FinetuneConfig, checkpoint, output, options)
+    return result
+
+
+def similarity(
+    checkpoint: StrPath, *, beside: Sequence[StrPath] = (), output: StrPath | None = None, **options: Any
+) -> dict[str, Any]:
+    """Compare pairs of images of one class with pairs of two; returns what `results/similarity.json` holds.
+
+    `beside` are other checkpoints, measured on the same images and drawn in the same results/similarity.png. Options as
+    in `patchmix similarity`: `similarity("runs/a", beside=["runs/b"], num_queries=3)`; see `knn`. Raises UserError and
+    RunError.
+    """
+    options |= {"beside": [os.fspath(each) for each in beside]}
+    result: dict[str, Any] = _evaluate("similarity", SimilarityConfig, checkpoint, output, options)
     return result
 
 
@@ -148,6 +170,33 @@ def bench(
     from patchmix.benching import command
 
     return command.bench(asked)
+
+
+def compare(
+    recipe: str | None = None,
+    *,
+    config: StrPath | None = None,
+    output: StrPath | None = None,
+    methods: Sequence[str] | str | None = None,
+    variants: Mapping[str, Mapping[str, Any]] | None = None,
+    vary: Mapping[str, Sequence[Any]] | None = None,
+    seeds: int | Sequence[int] | str | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """Compare methods and settings at the same cost, over seeds; returns what `comparison.json` holds.
+
+    Options as in `patchmix compare`: `compare("demo", methods=["patchmix", "moco-v3"], seeds=5, output="study",
+    variants={"unmixed": {"method.num_mix": 1}}, optim={"epochs": 20})`. With `output` alone the comparison there goes
+    on. Runs that failed have status `failed`. Raises UserError and RunError, and after Ctrl-C SaidElsewhereError.
+    """
+    from patchmix.comparing.request import request
+
+    own = {"methods": methods, "variant": variants, "vary": vary, "seeds": seeds}
+    given = {**options, **{name: value for name, value in own.items() if value is not None}}
+    asked = request(recipe, _path(config), _given(given, output=output))
+    from patchmix.comparing import command
+
+    return command.compare(asked)
 
 
 def load_encoder(checkpoint: StrPath, *, num_heads: int | None = None) -> nn.Module:

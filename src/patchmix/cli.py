@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from patchmix import recipes
+from patchmix.comparing.words import gather
 from patchmix.config import (
     Config,
     DataConfig,
@@ -26,9 +27,12 @@ from patchmix.config import (
     FinetuneConfig,
     KnnConfig,
     ProbeConfig,
+    SimilarityConfig,
 )
 from patchmix.config.bench import BenchConfig
+from patchmix.config.compare import CompareConfig
 from patchmix.config.options import Option
+from patchmix.ctrl_c import comes_of_ctrl_c, noticing_ctrl_c
 from patchmix.environment import limit_spinning, program
 from patchmix.errors import RunError, SaidElsewhereError, UserError
 from patchmix.parsing import Command, parse
@@ -57,6 +61,16 @@ def _bench(given: dict[str, Any]) -> int:
 
     bench(asked)
     return 0
+
+
+def _compare(given: dict[str, Any]) -> int:
+    from patchmix.comparing.request import request
+
+    asked = request(given.pop("recipe", None), given.pop("config", None), given)
+    from patchmix.comparing.command import compare
+
+    content = compare(asked)
+    return int(any(cell["status"] == "failed" for cell in content["cells"]))
 
 
 def _evaluate(command: str, config: type[EvalConfig]) -> Callable[[dict[str, Any]], int]:
@@ -135,6 +149,7 @@ EVALUATIONS: dict[str, tuple[str, type[EvalConfig]]] = {
     "probe": ("train linear classifiers on frozen features", ProbeConfig),
     "fewshot": ("classify from a few labelled images per class", FewshotConfig),
     "finetune": ("train the whole network with labels, from a checkpoint or from scratch", FinetuneConfig),
+    "similarity": ("compare pairs of images of one class with pairs of two, and draw some", SimilarityConfig),
     "embed": ("write the features of any images to a file", EmbedConfig),
 }
 
@@ -186,6 +201,18 @@ COMMANDS = {
             Option("config", str | None, None, "a YAML file of options, or a run's config.yaml"),
         ),
     ),
+    "compare": Command(
+        "compare methods and settings at the same cost, over seeds",
+        "[--recipe NAME | --config FILE | --data.root FOLDER] [--methods NAME,NAME]\n"
+        "                        [--variant NAME section.option=VALUE ...] [--vary section.option=VALUE,VALUE ...]\n"
+        "                        [--seeds N] [--output DIR] [--section.option VALUE ...]",
+        _compare,
+        CompareConfig,
+        (
+            Option("recipe", str | None, None, "the recipe that all start from; `patchmix recipes` lists them"),
+            Option("config", str | None, None, "a YAML file of options, or a run's config.yaml"),
+        ),
+    ),
     "recipes": Command(
         "list the recipes, or print one: recipes show NAME",
         "[show NAME]",
@@ -204,19 +231,18 @@ COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     limit_spinning()
-    try:
-        code = _run(sys.argv[1:] if argv is None else argv)
-        sys.stdout.flush()  # a closed pipe shows here, not in a traceback at the interpreter's end
-        return code
-    except KeyboardInterrupt:
-        return _fail("stopped", 130, "")
-    except BaseException as error:
-        return exit_code(error)
+    with noticing_ctrl_c() as interrupted:
+        try:
+            code = _run(sys.argv[1:] if argv is None else argv)
+            sys.stdout.flush()  # a closed pipe shows here, not in a traceback at the interpreter's end
+            return code
+        except BaseException as error:
+            return exit_code(error, interrupted=bool(interrupted))
 
 
 def _run(argv: Sequence[str]) -> int:
     try:
-        name, given = parse(COMMANDS, argv)
+        name, given = parse(COMMANDS, gather(argv) if argv[:1] == ["compare"] else argv)
         return COMMANDS[name].run(given) if name else 0
     except SystemExit as stop:  # --help, --version, rich on a closed pipe
         if stop.code is None or isinstance(stop.code, int):
@@ -224,11 +250,13 @@ def _run(argv: Sequence[str]) -> int:
         return _fail(str(stop.code), 1)  # a library that gives up with a text
 
 
-def exit_code(error: BaseException) -> int:
-    """The exit code for an error that ended a command; says it on stderr in one line."""
+def exit_code(error: BaseException, *, interrupted: bool = False) -> int:
+    """The exit code for an error that ended a command, which Ctrl-C may have brought about; says it in one line."""
     debug = os.environ.get("PATCHMIX_DEBUG", "") not in ("", "0")
     if debug:
         traceback.print_exception(error)
+    if interrupted or comes_of_ctrl_c(error):
+        return _fail("stopped", 130, "")
     if isinstance(error, UserError):
         return _fail(str(error), 2)
     if isinstance(error, RunError):

@@ -18,6 +18,7 @@ from patchmix.config.evaluation import (
     FrozenConfig,
     KnnConfig,
     Pool,
+    SimilarityConfig,
 )
 from patchmix.config.options import option, require
 from patchmix.config.training import (
@@ -54,6 +55,7 @@ __all__ = [
     "Precision",
     "ProbeConfig",
     "RunConfig",
+    "SimilarityConfig",
     "TuningConfig",
     "ViewKind",
     "ViewsConfig",
