@@ -262,7 +262,7 @@ def test_two_steps_of_a_run_are_measured_from_the_command_line_and_from_python(t
         ("--checkpoint {run} --data.root {folder} --beside absent", "checkpoint 'absent': no such run or file"),
         ("--checkpoint {run} --data.root {folder}/gone", "gone"),
         ("--checkpoint {run} --data.root {folder}/train/left --split train", "have no labels"),
-        ("--checkpoint {run} --data.root {single} --split train", "has one class only, left"),
+        ("--checkpoint {run} --data.root {single} --split train", "one folder for each of two or more classes"),
         ("--checkpoint {run} --data.root {folder} --num_queries 0", "num_queries = 0 is not accepted"),
     ],
 )
