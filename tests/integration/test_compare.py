@@ -94,7 +94,13 @@ def test_a_signal_saves_all_runs_leaves_no_process_and_the_rest_is_done_later(
     words = ("--evaluations", "[]", "--methods", "patchmix", "--variant", "weak", "method.smoothing=0.1")
     line = command("compare", "--recipe", "demo", "--output", output, "--seeds", "1", "--at_once", "2", *words)
     line += command("", **options)[4:]
-    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    before = signal.signal(number, signal.SIG_DFL)  # what is ignored here (nohup) would be ignored there
+    try:
+        process = subprocess.Popen(
+            line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+    finally:
+        signal.signal(number, before)
     cell = output / "cells" / "weak-s0"
     try:
         wait_for_step(process, cell, 2, seconds=600)

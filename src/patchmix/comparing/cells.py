@@ -13,10 +13,11 @@ from typing import Any
 import yaml
 
 from patchmix import recipes
-from patchmix.checkpoint import list_checkpoints
+from patchmix.checkpoint import DamagedCheckpoint, list_checkpoints, read_metadata
 from patchmix.comparing.budget import Plan
-from patchmix.comparing.settings import BOOKKEEPING, differing
+from patchmix.comparing.settings import BOOKKEEPING, differing, replaced
 from patchmix.config import Config, to_dict
+from patchmix.environment import resolve_device, resolve_precision
 from patchmix.errors import UserError
 from patchmix.metrics_file import METRICS_FILE, Record, read_metrics
 from patchmix.reporting.measured import figures, measured_step
@@ -77,6 +78,15 @@ class Cell:
         """Whether its last step is saved."""
         return self.steps_done >= self.plan.steps
 
+    @property
+    def trained_precision(self) -> str | None:
+        """The precision that its checkpoint says it was trained in; None where nothing says so."""
+        newest = list_checkpoints(self.directory)[:1]
+        try:
+            return read_metadata(newest[0]).get("precision") if newest else None
+        except (DamagedCheckpoint, OSError):
+            return None
+
     def missing(self, evaluations: Sequence[str]) -> list[str]:
         """The evaluations that its last checkpoint has not had."""
         return [command for command in evaluations if self._result(command) is None]
@@ -85,11 +95,15 @@ class Cell:
         """Raise a UserError where its directory holds a run with other settings or another seed."""
         if not self.has_begun:
             return
-        file = self.directory / CONFIG_FILE
-        if _is_literally(file, self.config):  # the usual case; to read what a file means takes long
+        file, precision = self.directory / CONFIG_FILE, self.config.run.precision
+        trained = self.trained_precision
+        here = resolve_precision(precision, resolve_device(self.config.run.device), training=True)
+        if _is_literally(file, self.config) and trained in (None, here):  # the usual case; reading the file takes long
             return
         there = recipes.resolve(config_file=file)
-        differences = differing(there, self.config)
+        # "auto" is what it was taken for when the run was trained: on another machine it may be something else.
+        known = {"run.precision": precision if trained in (None, here) else trained}
+        differences = differing(replaced(there, known) if trained else there, self.config)
         if there.seed != self.seed:
             differences.append(f"seed {there.seed} → {self.seed}")
         if differences:

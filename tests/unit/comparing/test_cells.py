@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from tests.unit.comparing.studies import ask, cells, write_cell, write_result
 
+from patchmix import checkpoint
 from patchmix.comparing.cells import Cell
 from patchmix.errors import UserError
 from patchmix.recipes import dump
@@ -93,3 +95,22 @@ def test_another_seed_in_a_cells_directory_is_refused(tmp_path: Path) -> None:
         second.refuse_other()
     (second.directory / "config.yaml").write_text(dump(second.config), encoding="utf-8")
     second.refuse_other()
+
+
+@pytest.mark.parametrize(
+    ("configured", "trained", "refused"),
+    [("auto", "32-true", False), ("32-true", "32-true", False), ("auto", "16-mixed", True)],
+)
+def test_precision_is_what_a_run_was_trained_in_and_not_the_word_auto(
+    configured: str, trained: str, refused: bool, tmp_path: Path
+) -> None:
+    before = cells(ask(tmp_path / "study", seeds=1, **{"run.precision": configured}))[0]
+    write_cell(before, 90.0)
+    (newest,) = (before.directory / "checkpoints").iterdir()
+    newest.unlink()
+    checkpoint.write(newest, {"weights": torch.zeros(1)}, {"step": before.plan.steps, "precision": trained})
+    if refused:
+        with pytest.raises(UserError, match=r"run\.precision '16-mixed' → '32-true'"):
+            cells(ask(tmp_path / "study", seeds=1, **{"run.precision": "32-true"}))
+    else:
+        assert cells(ask(tmp_path / "study", seeds=1, **{"run.precision": "32-true"}))[0].is_trained
