@@ -42,7 +42,7 @@ def section(file: Path) -> str:
     seeds = ", ".join(map(str, content["settings"]["seeds"]))
     parts = [
         "\n".join(["```", *content["commands"], "```"]),
-        f"Seeds {seeds}; {hardware['cpu']}, {content['settings']['num_threads']} threads a run, torch "
+        f"Seeds {seeds}; {hardware['cpu']}, threads a run: {content['settings']['num_threads']}, torch "
         f"{packages['torch']}. Mean ± standard deviation over the seeds (n); differences are paired by seed, with the "
         "95 % interval of Student's t. What could be seen: the smallest true difference that so many pairs find in "
         "four of five studies.",
