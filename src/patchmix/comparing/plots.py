@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from patchmix.comparing.summary import signed
-from patchmix.reporting.plots import _STYLE, FIRST, INK, LIMIT, MUTED, SECOND, _svg
+from patchmix.reporting.plots import FIRST, INK, LIMIT, MUTED, SECOND, STYLE, svg
 
 # Colours beside those of reports; comparison.css says what they are on the page.
 THIRD, FOURTH, FIFTH = "#010209", "#01020a", "#01020b"
@@ -48,7 +48,7 @@ def bands(curves: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> list[Ban
 
 def band_plot(found: Sequence[Band], *, ylabel: str) -> Markup:
     """The curves, each with its band."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 3.9), layout="constrained")
         axes = figure.add_subplot()
         for number, band in enumerate(found):
@@ -75,7 +75,7 @@ class Difference:
 
 def difference_plot(rows: Sequence[Difference], *, xlabel: str) -> Markup:
     """A dot with its interval for each setting, beside a line at no difference; strong where they do not meet."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.4, 0.85 + 0.42 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
@@ -105,7 +105,7 @@ def difference_plot(rows: Sequence[Difference], *, xlabel: str) -> Markup:
 
 
 def _coloured(figure: Figure) -> Markup:
-    drawn = _svg(figure)
+    drawn = svg(figure)
     for placeholder, name in MORE.items():
         drawn = drawn.replace(placeholder, f"var(--{name})")
     return drawn

@@ -26,7 +26,7 @@ VARIABLES = {INK: "ink", MUTED: "muted", GRID: "grid", FIRST: "first", SECOND: "
 MAX_POINTS = 300
 """Points a curve is drawn with; more are averaged, with a band from their lowest to their highest."""
 
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "patchmix",
     "font.size": 10,
@@ -75,7 +75,7 @@ class Range:
 
 def line_plot(lines: Sequence[Line], *, xlabel: str, levels: Sequence[Level] = (), marker: bool = False) -> Markup:
     """Curves over steps or epochs; at most two."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(4.2, 2.5), layout="constrained")
         axes = figure.add_subplot()
         for line, colour in zip(lines, (FIRST, SECOND), strict=False):
@@ -102,12 +102,12 @@ def line_plot(lines: Sequence[Line], *, xlabel: str, levels: Sequence[Level] = (
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
         axes.grid(visible=False, axis="x")
-        return _svg(figure)
+        return svg(figure)
 
 
 def interval_plot(ranges: Sequence[Range], *, xlabel: str) -> Markup:
     """A dot with its interval for each; the first one stands out."""
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.75 + 0.42 * len(ranges)), layout="constrained")
         axes = figure.add_subplot()
         for row, each in enumerate(ranges):
@@ -131,7 +131,7 @@ def interval_plot(ranges: Sequence[Range], *, xlabel: str) -> Markup:
         axes.grid(visible=False, axis="y")
         axes.spines["left"].set_visible(False)
         axes.tick_params(axis="y", length=0)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _curve(axes: Axes, line: Line, colour: str, *, marker: bool) -> None:
@@ -146,7 +146,7 @@ def _curve(axes: Axes, line: Line, colour: str, *, marker: bool) -> None:
     axes.plot(x, y, color=colour, label=line.label, marker=dots, markersize=3.5)
 
 
-def _svg(figure: Figure) -> Markup:
+def svg(figure: Figure) -> Markup:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
