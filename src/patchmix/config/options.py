@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import functools
 import math
 import os
 import types
@@ -132,7 +131,6 @@ class Checked:
                 require(each.accept.test(value), each.name, value, each.describe())
 
 
-@functools.cache  # every command asks, many times
 def own_options(config: type[Checked]) -> dict[str, Option]:
     """The options that a dataclass declares itself, by field name."""
     hints = typing.get_type_hints(config)
@@ -144,7 +142,6 @@ def own_options(config: type[Checked]) -> dict[str, Option]:
     }
 
 
-@functools.cache
 def sections(config: type[Checked]) -> dict[str, type[Checked]]:
     """The nested dataclasses of a config, by section name."""
     hints = typing.get_type_hints(config)
@@ -155,7 +152,6 @@ def sections(config: type[Checked]) -> dict[str, type[Checked]]:
     }
 
 
-@functools.cache
 def all_options(config: type[Checked]) -> dict[str, Option]:
     """Every option of a config by its full name, the sections' ones after its own."""
     found = {each.name: each for each in own_options(config).values()}
