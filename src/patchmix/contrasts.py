@@ -132,3 +132,13 @@ def mixes(config: MethodConfig, crops: bool) -> bool:
 def mixers(config: MethodConfig) -> tuple[str, ...]:
     """How views are mixed: as the options say, else as the method does."""
     return config.mixers or METHODS[config.name].mixers
+
+
+def has_momentum(config: MethodConfig) -> bool:
+    """Whether keys come from a momentum encoder: as the options say, but never where both sides learn."""
+    return config.momentum is not None and not METHODS[config.name].paired
+
+
+def num_candidates(config: MethodConfig, batch_size: int) -> int:
+    """Images among which a query finds its own, of which guessing is as good as any: all keys; for SimCLR 2N - 1."""
+    return 2 * batch_size - 1 if METHODS[config.name].paired else batch_size

@@ -7,7 +7,7 @@ a view that does both is computed once. Heads, loss and optimiser are not counte
 from __future__ import annotations
 
 from patchmix.config import Config
-from patchmix.contrasts import METHODS, OTHER, table
+from patchmix.contrasts import OTHER, has_momentum, table
 
 
 def forward_units(config: Config, image_size: tuple[int, int] | None = None) -> float:
@@ -22,7 +22,7 @@ def forward_units(config: Config, image_size: tuple[int, int] | None = None) -> 
     rows = table(config.method, config.views.num_local_crops > 0)
     queries = {row.query for row in rows}
     keys = {key for row in rows for key in row.keys}
-    if config.method.momentum is None or METHODS[config.method.name].paired:
+    if not has_momentum(config.method):
         keys -= queries
     global_queries = queries & set(OTHER)
     units = 3.0 * len(global_queries) + len(keys)

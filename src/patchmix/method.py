@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from patchmix import distributed
 from patchmix.config import Config
-from patchmix.contrasts import LOCAL_CROPS, METHODS, PATCHMIX, Contrast, table
+from patchmix.contrasts import LOCAL_CROPS, METHODS, PATCHMIX, Contrast, has_momentum, table
 from patchmix.losses import paired_info_nce, soft_info_nce
 from patchmix.mixing import Plan
 from patchmix.models import heads
@@ -278,7 +278,7 @@ def build_model(config: Config, spec: EncoderSpec) -> ContrastiveModel:
             nn.Identity()
             if method.paired
             else heads.predictor(config.model.projector_width, config.model.projection_size),
-            momentum=config.method.momentum is not None and not method.paired,
+            momentum=has_momentum(config.method),
             smoothing=config.method.smoothing,
             mix_group=config.method.mix_group,
             exact_targets=config.method.target_weights == "patches",

@@ -38,6 +38,8 @@ class MixPlan:
             not a permutation.
     """
 
+    exact = False  # whether targets weigh the images by their shares whatever the options say
+
     def __init__(self, permutation: Tensor, num_mix: int, patch_size: int) -> None:
         num_patches = permutation.numel()
         if permutation.ndim != 1 or permutation.dtype != torch.int64:
@@ -58,20 +60,18 @@ class MixPlan:
         # groups[t] is the group of position t: the offset of the image that gives the patch there.
         self.groups = torch.empty_like(group).scatter_(0, permutation, group)
         self.sizes: tuple[int, ...] | None = None  # other ones than those of a permutation
-        self.exact = False
 
     @classmethod
-    def of_groups(cls, groups: Tensor, sizes: Sequence[int], patch_size: int, exact: bool = False) -> MixPlan:
+    def of_groups(cls, groups: Tensor, sizes: Sequence[int], patch_size: int) -> MixPlan:
         """A plan that says itself which group each position is in.
 
         Args:
             groups: [num_patches], or [batch, num_patches] where each image is cut in its own way: int64, 0 to M - 1.
             sizes: positions of each of the M groups, the same in every image.
             patch_size: as above.
-            exact: weigh the images of a mixed one by `sizes` in any case.
         """
         plan = object.__new__(cls)
-        plan.groups, plan.patch_size, plan.exact = groups, patch_size, exact
+        plan.groups, plan.patch_size = groups, patch_size
         plan.num_mix, plan.sizes = len(sizes), tuple(sizes)
         return plan
 
@@ -101,28 +101,11 @@ class MixPlan:
         group = torch.arange(num_mix).repeat_interleave(torch.tensor(sizes)).expand_as(order)
         return cls.of_groups(torch.empty_like(order).scatter_(1, order, group), sizes, patch_size)
 
-    @classmethod
-    def cutmix(cls, image_size: tuple[int, int], generator: torch.Generator) -> MixPlan:
-        """CutMix of two: a rectangle of the other image, of 1 - λ of the area (λ uniform), cut off at the borders."""
-        height, width = image_size
-        share, *centre = torch.rand(3, generator=generator).tolist()
-        box = [
-            (
-                max(0, round(middle * side - side * share**0.5 / 2)),
-                min(side, round(middle * side + side * share**0.5 / 2)),
-            )
-            for middle, side in zip(centre, image_size, strict=True)
-        ]
-        (top, bottom), (left, right) = box
-        groups = torch.zeros(height, width, dtype=torch.int64)
-        groups[top:bottom, left:right] = 1
-        area = (bottom - top) * (right - left)
-        return cls.of_groups(groups.flatten(), (height * width - area, area), 1, exact=True)
-
     def to(self, device: torch.device | str) -> MixPlan:
         """The same plan on another device; nothing is checked again and the copy does not stall a GPU."""
-        groups = self.groups.to(device, non_blocking=True)
-        return type(self).of_groups(groups, self.group_sizes, self.patch_size, self.exact)
+        plan = object.__new__(type(self))
+        plan.__dict__ = self.__dict__ | {"groups": self.groups.to(device, non_blocking=True)}
+        return plan
 
     def sources(self, num_images: int, mix_group: int | None = None) -> Tensor:
         """[num_images, num_patches], int64: the image that each position of each mixed image comes from.
@@ -167,6 +150,45 @@ class MixPlan:
         return patches.gather(0, index).view(batch, channels, height, width)
 
 
+class PastePlan:
+    """CutMix of two: in a rectangle every image has the pixels of the next one.
+
+    Args:
+        image_size: (height, width).
+        rows, columns: of the rectangle: from, to below.
+    """
+
+    exact, num_mix = True, 2
+
+    def __init__(self, image_size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]) -> None:
+        self.image_size, self.rows, self.columns = image_size, slice(*rows), slice(*columns)
+        area = (rows[1] - rows[0]) * (columns[1] - columns[0])
+        self.shares = (image_size[0] * image_size[1] - area, area)
+
+    @classmethod
+    def draw(cls, image_size: tuple[int, int], generator: torch.Generator) -> PastePlan:
+        """A rectangle of 1 - λ of the area (λ uniform), its centre anywhere, cut off at the borders."""
+        area, *centre = torch.rand(3, generator=generator).tolist()
+        rows, columns = (
+            (max(0, round((middle - area**0.5 / 2) * side)), min(side, round((middle + area**0.5 / 2) * side)))
+            for middle, side in zip(centre, image_size, strict=True)
+        )
+        return cls(image_size, rows, columns)
+
+    def to(self, device: torch.device | str) -> PastePlan:
+        """The same plan: it has no tensors."""
+        return self
+
+    def mix(self, images: Tensor, mix_group: int | None = None) -> Tensor:
+        """Mixed images [batch, channels, height, width], of the same type. `mix_group` as in `MixPlan.sources`."""
+        if images.shape[-2:] != self.image_size:
+            raise ValueError(f"a plan for {self.image_size} pixels does not fit images of {tuple(images.shape[-2:])}")
+        mixed = images.clone()
+        box = _grouped(images, mix_group)[..., self.rows, self.columns]
+        _grouped(mixed, mix_group)[..., self.rows, self.columns] = box.roll(-1, 1)
+        return mixed
+
+
 class BlendPlan:
     """mixup: mixed image i is Σ s_g · image (i + g) mod N.
 
@@ -192,11 +214,19 @@ class BlendPlan:
 
     def mix(self, images: Tensor, mix_group: int | None = None) -> Tensor:
         """Mixed images [batch, channels, height, width], of floating type. `mix_group` as in `MixPlan.sources`."""
-        grouped = images.view(-1, mix_group or len(images), *images.shape[1:])
+        grouped = _grouped(images, mix_group)
         mixed = grouped * self.shares[0]
         for group, share in enumerate(self.shares[1:], start=1):
             mixed.add_(grouped.roll(-group, 1), alpha=share)
         return mixed.view_as(images)
 
 
-Plan = MixPlan | BlendPlan
+def _grouped(images: Tensor, mix_group: int | None) -> Tensor:
+    """[groups, images of a group, …], a view."""
+    size = mix_group or len(images)
+    if len(images) % size:
+        raise ValueError(f"mix_group = {size} does not divide the {len(images)} images of the batch")
+    return images.view(-1, size, *images.shape[1:])
+
+
+Plan = MixPlan | PastePlan | BlendPlan

@@ -8,6 +8,7 @@ import time
 import torch
 
 from patchmix import schedules
+from patchmix.contrasts import has_momentum, mixes
 from patchmix.cost import forward_units
 from patchmix.job import Job
 from patchmix.progress import counted, duration
@@ -64,8 +65,8 @@ def describe_plan(job: Job) -> str:
         + f".\n{spec.name}, width {spec.width}{f', depth {spec.depth}' if spec.is_vit else ''}: "
         f"{encoder / 1e6:.2f} M parameters "
         f"({trained / 1e6:.2f} M trained with heads), "
-        f"{spec.image_size[0]} × {spec.image_size[1]} px{_patches(job)}, M = {config.method.num_mix}, "
-        f"{'no momentum encoder' if config.method.momentum is None else 'momentum encoder'}.\n"
+        f"{spec.image_size[0]} × {spec.image_size[1]} px{_patches(job)}, {_method(job)}, "
+        f"{'momentum encoder' if has_momentum(config.method) else 'no momentum encoder'}.\n"
         f"{processes}{job.fabric.device.type}, {counted(torch.get_num_threads(), 'thread')}, {job.precision}, "
         f"{counted(job.loader.num_workers, 'data worker')}; {counted(remaining, 'step')} to go, "
         f"{expected}.\n"
@@ -73,8 +74,18 @@ def describe_plan(job: Job) -> str:
     )
 
 
+def _method(job: Job) -> str:
+    method = job.config.method
+    mixed = f"M = {method.num_mix}" if _mixes(job) else "no mixing"
+    return mixed if method.name == "patchmix" else f"{method.name}, {mixed}"
+
+
+def _mixes(job: Job) -> bool:
+    return mixes(job.config.method, job.config.views.num_local_crops > 0)
+
+
 def _patches(job: Job) -> str:
     """The model's patches, and the mixing squares where they are others."""
     of_model = f" in patches of {job.spec.patch_size}" if job.spec.is_vit else ""
-    other = job.mix_size != job.spec.patch_size and job.config.method.num_mix > 1
+    other = job.mix_size != job.spec.patch_size and job.config.method.num_mix > 1 and _mixes(job)
     return of_model + (f", mixed in squares of {job.mix_size}" if other else "")

@@ -11,7 +11,7 @@ import torch
 from patchmix.config import MethodConfig
 from patchmix.contrasts import METHODS, mixers
 from patchmix.data.streams import Purpose, keyed_generator
-from patchmix.mixing import BlendPlan, MixPlan, Plan
+from patchmix.mixing import BlendPlan, MixPlan, PastePlan, Plan
 
 FIRST_CROP = 2  # number of the first local crop among the views
 
@@ -51,7 +51,7 @@ def draw_any_plan(
     if mixer == "mixup":
         return BlendPlan.draw(method.num_mix, generator)
     if mixer == "cutmix" and method.num_mix > 1:
-        return MixPlan.cutmix(image_size, generator)
+        return PastePlan.draw(image_size, generator)
     count = _count(image_size, mix_size)
     if method.permutations == "image":
         first, number = images

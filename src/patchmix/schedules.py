@@ -9,6 +9,7 @@ import math
 from typing import NamedTuple
 
 from patchmix.config import Config
+from patchmix.contrasts import has_momentum
 
 
 class StepSettings(NamedTuple):
@@ -50,10 +51,13 @@ def settings_at(step: int, config: Config, steps_per_epoch: int) -> StepSettings
     peak = optim.lr * optim.batch_size / 256
     warm = step < warmup
     lr = peak * step / warmup if warm else cosine(peak, optim.final_lr, step - warmup, total - warmup)
+    momentum = None
+    if method.momentum is not None and has_momentum(method):
+        momentum = cosine(method.momentum, method.momentum_final, step, total)
     return StepSettings(
         lr=lr,
         weight_decay=cosine(optim.weight_decay, optim.final_weight_decay, step, total),
-        momentum=None if method.momentum is None else cosine(method.momentum, method.momentum_final, step, total),
+        momentum=momentum,
         temperature=method.temperature
         if method.temperature_final is None
         else cosine(method.temperature, method.temperature_final, step, total),

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from patchmix import watch
 from patchmix.config import Config
+from patchmix.contrasts import num_candidates
 from patchmix.errors import RunError
 from patchmix.metrics_file import METRICS_FILE, Record, append_metrics, open_metrics
 from patchmix.metrics_file import read_metrics as read_metrics
@@ -80,7 +81,7 @@ class Tracker:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = Path(run_directory) / METRICS_FILE
-        self._num_keys = config.optim.batch_size
+        self._num_keys = num_candidates(config.method, config.optim.batch_size)
         self._warmup_steps = num_warmup_steps(config, steps_per_epoch)
         self._flush_every = config.run.log_every_steps
         self._buffer: list[Record] = []

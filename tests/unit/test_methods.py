@@ -2,52 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import Any, get_args
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.models import SPEC
+from tests.methods import BATCH, TEMPERATURE, config_of, model_of, plans, views
 from torch import Tensor
 
-from patchmix.config import Config, DataConfig, MethodConfig, ModelConfig, ViewsConfig
+from patchmix.config import MethodConfig
 from patchmix.config.training import MethodName, Mixer
 from patchmix.contrasts import METHODS, table
-from patchmix.cost import forward_units
+from patchmix.errors import UserError
 from patchmix.losses import paired_info_nce
-from patchmix.method import ContrastiveModel, build_model
+from patchmix.method import ContrastiveModel
 from patchmix.mixing import BlendPlan, MixPlan, Plan
+from patchmix.schedules import settings_at
 from patchmix.step_losses import StepLosses
-
-TEMPERATURE = 0.2
-BATCH = 6
-
-
-def config_of(name: str, **options: Any) -> Config:
-    crops = options.pop("num_local_crops", 0)
-    return Config(
-        data=DataConfig(image_size=16),
-        model=ModelConfig(drop_path=0.0, projector_width=32, projection_size=8, patch_size=4),
-        method=MethodConfig(**{"name": name, "momentum": 0.9, **options}),
-        views=ViewsConfig(num_local_crops=crops, local_size=8),
-    )
-
-
-def model_of(name: str, **options: Any) -> ContrastiveModel:
-    return build_model(config_of(name, **options), SPEC).double()
-
-
-def views(size: int = 16) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(BATCH, 3, size, size, generator=generator, dtype=torch.float64) for _ in range(2))
-    return first, second
-
-
-def plans() -> tuple[Plan, Plan]:
-    generator = torch.Generator().manual_seed(1)
-    return MixPlan.draw(16, 2, 4, generator), MixPlan.draw(16, 2, 4, generator)
 
 
 def query(model: ContrastiveModel, images: Tensor) -> Tensor:
@@ -213,48 +185,38 @@ def test_what_is_left_out_is_not_computed() -> None:
     assert set(passes.inputs) == {"view1", "view2"}
 
 
-@pytest.mark.parametrize(
-    ("name", "momentum", "units"),
-    [
-        ("patchmix", 0.99, 9),
-        ("patchmix", None, 8),
-        ("moco-v3", 0.99, 8),
-        ("moco-v3", None, 6),
-        ("patchmix-lean", 0.99, 11),
-        ("patchmix-lean", None, 9),
-        ("simclr", None, 6),
-        ("simclr", 0.99, 6),
-        ("sdmp", 0.99, 12),
-        ("unmix", 0.99, 12),
-    ],
-)
-def test_cost_in_forward_passes(name: str, momentum: float | None, units: float) -> None:
-    assert forward_units(config_of(name, momentum=momentum)) == units
+def test_the_symmetric_form_is_both_directions_by_hand() -> None:
+    model, (first, second), (one, two) = model_of("patchmix", symmetric=True), views(), plans()
+    total = torch.zeros((), dtype=torch.float64)
+    for here, there, ours, others in ((first, second, one, two), (second, first, two, one)):
+        asks, source, answers = query(model, others.mix(there)), key(model, here), key(model, ours.mix(here))
+        total += by_hand(query(model, here), key(model, there), OWN)
+        total += (by_hand(asks, source, OWN) + by_hand(asks, source, NEXT)) / 4
+        graded = by_hand(asks, answers, OWN) / 2 + (by_hand(asks, answers, NEXT) + by_hand(asks, answers, BEFORE)) / 4
+        total += graded / 2
+    torch.testing.assert_close(model((first, second), (one, two), TEMPERATURE).total, total)
 
 
-def test_local_crops_cost_by_their_patches() -> None:
-    share = 4 / 16
-    assert forward_units(config_of("patchmix", num_local_crops=2)) == pytest.approx(9 + 3 * 2 * 2 * share)
-    assert forward_units(config_of("moco-v3", num_local_crops=2)) == pytest.approx(8 + 3 * 2 * share)
-    assert forward_units(config_of("patchmix-lean", num_local_crops=2)) == pytest.approx(8 + 3 * 2 * share)
-    unknown = dataclasses.replace(config_of("patchmix", num_local_crops=1), data=DataConfig())
-    with pytest.raises(ValueError, match="whose size is not known"):
-        forward_units(unknown)
-    assert forward_units(unknown, (16, 16)) == pytest.approx(9 + 6 * share)
+def test_without_momentum_keys_are_those_of_the_trained_branch_without_gradient() -> None:
+    model, (first, second) = model_of("moco-v3", momentum=None), views()
+    projections = [F.normalize(model.projector(model.encoder(view))) for view in (first, second)]
+    total = model((first, second), plans(), TEMPERATURE).total
+    expected = by_hand(query(model, first), projections[1].detach(), OWN)
+    expected = expected + by_hand(query(model, second), projections[0].detach(), OWN)
+    torch.testing.assert_close(total, expected)
+    weight = model.predictor[0].weight
+    torch.testing.assert_close(torch.autograd.grad(total, weight)[0], torch.autograd.grad(expected, weight)[0])
 
 
-def test_cost_is_what_a_step_does() -> None:
-    """Images that pass through an encoder, three for each with gradient."""
-    for name in METHODS:
-        model = model_of(name)
-        seen = 0.0
+def test_temperature_goes_along_a_cosine_to_its_final_value() -> None:
+    config = config_of("patchmix", temperature=0.1, temperature_final=0.3)
+    steps = 10 * config.optim.epochs
+    found = [settings_at(step, config, 10).temperature for step in (0, steps // 2, steps - 1)]
+    assert found == pytest.approx([0.1, 0.2, 0.3], abs=1e-3)
+    assert settings_at(5, config_of("patchmix"), 10).temperature == 0.2
 
-        def count(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            nonlocal seen
-            seen += len(inputs[0]) * (3 if output.requires_grad else 1)
 
-        for encoder in (model.encoder, model.momentum_encoder):
-            if encoder is not None:
-                encoder.register_forward_hook(count)
-        model(views(), plans(), TEMPERATURE)
-        assert seen / BATCH == forward_units(config_of(name)), name
+def test_simclr_has_no_momentum_encoder_and_no_targets_to_smooth() -> None:
+    assert settings_at(3, config_of("simclr"), 10).momentum is None
+    with pytest.raises(UserError, match="simclr has no targets to smooth"):
+        MethodConfig(name="simclr", smoothing=0.1)

@@ -12,7 +12,7 @@ from tests.models import small_model
 from torch import Tensor
 
 from patchmix.config import MethodConfig
-from patchmix.mixing import BlendPlan, MixPlan, Plan
+from patchmix.mixing import BlendPlan, MixPlan, PastePlan, Plan
 from patchmix.offsets import mix_to_origin_offsets, origin_to_mix_offsets, overlap_offsets
 from patchmix.randomness import draw_any_plan, draw_plan
 from patchmix.targets import soft_targets
@@ -46,6 +46,22 @@ def test_targets_give_each_image_its_share(
     offsets = mix_to_origin_offsets(plan.shares, (1,))
     expected = soft_targets(offsets, 6, mix_group=group).dense(torch.float64)
     torch.testing.assert_close(parts_held(plan, 6, group), expected)
+
+
+@pytest.mark.parametrize("plan", [BlendPlan((0.5, 0.5)), PastePlan(SIZE, (0, 3), (2, 5))])
+def test_groups_that_do_not_divide_the_batch_and_other_sizes_are_refused(plan: Plan) -> None:
+    with pytest.raises(ValueError, match="mix_group = 4 does not divide the 6 images"):
+        plan.mix(torch.zeros(6, 3, *SIZE), 4)
+    if isinstance(plan, PastePlan):
+        with pytest.raises(ValueError, match="does not fit images"):
+            plan.mix(torch.zeros(6, 3, 4, 4))
+
+
+def test_both_views_of_sdmp_are_mixed_alike_and_those_of_the_others_apart() -> None:
+    images = torch.randn(6, 3, *SIZE)
+    for name, alike in {"sdmp": True, "unmix": False, "patchmix": False}.items():
+        pairs = [[drawn(step, view, name=name).mix(images) for view in (0, 1)] for step in range(1, 9)]
+        assert all(torch.equal(*pair) for pair in pairs) == alike, name
 
 
 @pytest.mark.parametrize("mixers", [("mixup",), ("cutmix",)])
@@ -91,8 +107,8 @@ def test_local_crops_are_mixed_in_the_same_shares() -> None:
 
 def test_cutmix_pastes_one_rectangle() -> None:
     for seed in range(20):
-        plan = MixPlan.cutmix(SIZE, torch.Generator().manual_seed(seed))
-        pasted = plan.groups.view(SIZE).bool()
+        plan = PastePlan.draw(SIZE, torch.Generator().manual_seed(seed))
+        pasted = plan.mix(torch.arange(3.0)[:, None, None, None].expand(3, 1, *SIZE).contiguous())[0, 0] == 1
         rows, columns = pasted.any(1), pasted.any(0)
         assert torch.equal(pasted, rows[:, None] & columns)
         assert plan.shares == (96 - int(pasted.sum()), int(pasted.sum()))

@@ -177,6 +177,8 @@ class MethodConfig(Checked):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.mixers != (), "method.mixers", self.mixers, "name one at least, or null")
+        soft = "0: simclr has no targets to smooth"
+        require(self.name != "simclr" or self.smoothing == 0, "method.smoothing", self.smoothing, soft)
         two = "2: cutmix mixes two images (or give --method.mixers without it)"
         require("cutmix" not in (self.mixers or ()) or self.num_mix <= 2, "method.num_mix", self.num_mix, two)
 

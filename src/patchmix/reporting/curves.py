@@ -77,7 +77,8 @@ def floors(config: Config, num_patches: tuple[int, int] | None = None) -> dict[s
     shares = {"mixed1": view, "mixed2": view, "mixed_locals": crop}
     of_rows = {
         row: row.target(shares.get(row.query, (1,)), shares.get(row.keys[0], (1,)))
-        for row in contrasts.table(method, crops=True)
+        for crops in (False, True)
+        for row in contrasts.table(method, crops)
     }
     return {
         # The losses of local crops are sums over two keys.
@@ -112,7 +113,7 @@ def _entropy(offsets: dict[int, float], group: int, num_keys: int, smoothing: fl
 
 
 def _losses(run: RunFiles, scale: int, xlabel: str) -> list[dict[str, Any]]:
-    chance = chance_loss(run.config.optim.batch_size)
+    chance = chance_loss(contrasts.num_candidates(run.config.method, run.config.optim.batch_size))
     try:
         floor = floors(run.config, _num_patches(run))
     except (UserError, OSError):  # exact weights, and the images are not there any more

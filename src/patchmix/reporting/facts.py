@@ -6,7 +6,7 @@ import shlex
 from typing import Any
 
 from patchmix.config import Config
-from patchmix.contrasts import mixers, mixes
+from patchmix.contrasts import has_momentum, mixers, mixes
 from patchmix.progress import duration
 from patchmix.reporting.run_files import RunFiles
 from patchmix.reporting.section import Section
@@ -54,7 +54,7 @@ def _facts(run: RunFiles) -> list[tuple[str, str]]:
                 _mixing(config),
                 f"temperature {method.temperature:g}",
                 "no momentum encoder"
-                if method.momentum is None
+                if not has_momentum(method)
                 else f"momentum {method.momentum:g} → {method.momentum_final:g}",
             ),
         ),

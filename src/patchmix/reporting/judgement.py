@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 from patchmix import watch
+from patchmix.contrasts import num_candidates
 from patchmix.reporting.measured import Measured, figures, main_metric
 from patchmix.reporting.run_files import RunFiles
 from patchmix.schedules import num_warmup_steps
@@ -37,7 +38,7 @@ def judge(run: RunFiles) -> tuple[str, str]:
 
 
 def _unmeasured(run: RunFiles) -> str:
-    chance, recent = watch.chance_loss(run.config.optim.batch_size), recent_loss(run)
+    chance, recent = watch.chance_loss(_num_keys(run)), recent_loss(run)
     why = (
         "there are no test labels to measure more"
         if run.has_test_labels is False
@@ -94,7 +95,7 @@ def troubles(run: RunFiles) -> list[str]:
     losses = [loss for loss in origin_losses(run) if math.isfinite(loss)]
     warmup = num_warmup_steps(run.config, run.steps_per_epoch or 1)
     said = (
-        watch.loss_at_chance(losses, run.config.optim.batch_size, run.last_step, warmup),
+        watch.loss_at_chance(losses, _num_keys(run), run.last_step, warmup),
         watch.collapse(run.evaluations),
     )
     return found + [text for text in said if text is not None]
@@ -109,6 +110,10 @@ def recent_loss(run: RunFiles) -> float | None:
     """The mean of the newest finite losses between the two views; None where there is none."""
     recent = [loss for loss in origin_losses(run)[-watch.WINDOW :] if math.isfinite(loss)]
     return sum(recent) / len(recent) if recent else None
+
+
+def _num_keys(run: RunFiles) -> int:
+    return num_candidates(run.config.method, run.config.optim.batch_size)
 
 
 def _number(value: Any) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from patchmix import watch
+from patchmix.contrasts import num_candidates
 from patchmix.reporting.judgement import (
     OTHERS,
     UNKNOWN,
@@ -68,7 +69,7 @@ def _watched(run: RunFiles) -> list[str]:
         )
     losses, recent = [loss for loss in origin_losses(run) if math.isfinite(loss)], recent_loss(run)
     if len(losses) > 1 and recent is not None:
-        keys = run.config.optim.batch_size
+        keys = num_candidates(run.config.method, run.config.optim.batch_size)
         sentences.append(
             f"The loss between the two views of an image went from {losses[0]:.2f} to {recent:.2f}; guessing "
             f"among {keys} keys gives {watch.chance_loss(keys):.2f}."

@@ -77,6 +77,13 @@ def test_a_loss_that_broke_is_trouble_and_its_run_is_not_to_go_on(tmp_path: Path
     assert "nan" not in " ".join(because)
 
 
+def test_each_methods_losses_have_floors_with_and_without_crops() -> None:
+    lean = floors(config(None, name="patchmix-lean"))
+    assert lean["loss_mix_to_origin"] == pytest.approx(math.log(2))
+    assert lean["loss_local_mix"] == pytest.approx(2 * math.log(2))
+    assert floors(config(None, name="moco-v3")) == {"loss_origin_to_origin": 0, "loss_local": 0}
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize("num_mix", [1, 2, 3, 40])
 def test_floors_are_the_entropies_of_the_targets(num_mix: int, smoothing: float) -> None:
