@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,10 +19,19 @@ pytestmark = [
 ]
 
 
+METHODS: list[dict[str, Any]] = [
+    *({"method.name": name} for name in ("patchmix", "patchmix-lean", "simclr", "sdmp", "unmix")),
+    *({"method.mixers": [mixer]} for mixer in ("mixup", "cutmix")),
+    {"method.permutations": "image"},
+]
+
+
 @pytest.mark.parametrize("recompute", [False, True])
 @pytest.mark.parametrize("crops", [0, 2])
-def test_a_step_never_waits_for_the_device(recompute: bool, crops: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", METHODS)
+def test_a_step_never_waits_for_the_device(method: dict[str, Any], recompute: bool, crops: int, tmp_path: Path) -> None:
     options = {
+        **method,
         "model.depth": 2,
         "model.patch_size": 4,
         "method.momentum": 0.996,
