@@ -49,8 +49,7 @@ def section(file: Path) -> str:
     ]
     for headings, rows in (summary.result_table(content), summary.difference_table(content)):
         if rows:
-            lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-            parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
+            parts.append(summary.markdown_table(headings, rows))
     parts += summary.notes(content)
     parts.append(f"![{caption(content)}](images/study-{file.stem}.png)")
     return "\n\n".join(parts)
@@ -73,10 +72,8 @@ def draw(file: Path) -> None:
 
 
 def draw_curves(axes: Axes, content: dict[str, Any]) -> None:
-    """Mean over the seeds, between the lowest and the highest."""
-    names = summary.names(content)
-    curves = {name: [cell["curve"] for cell in content["cells"] if cell["name"] == name] for name in names}
-    for band, colour in zip(bands(curves), COLOURS * 3, strict=False):
+    """Mean over the seeds of finished runs, between the lowest and the highest."""
+    for band, colour in zip(bands(summary.curves(content)), COLOURS * 3, strict=False):
         axes.fill_between(band.x, band.low, band.high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(band.x, band.mean, color=colour, label=band.label)
     axes.set_xlabel("encoder passes, millions of images")

@@ -62,7 +62,7 @@ def plan(
     """Epochs for each setting (whole ones, at least one), warm-up in proportion; costs and seconds by setting's name.
 
     encoder-passes: the first setting trains as long as its config says, the others as many epochs as come nearest to
-    its encoder passes. epochs: each as its config says. seconds: as many as fit into `seconds_per_run`.
+    its encoder passes. epochs: each as its config says. seconds: as many as come nearest to `seconds_per_run`.
 
     Raises:
         UserError: a setting that sets its epochs, which the budget does.

@@ -14,6 +14,7 @@ import yaml
 
 from patchmix import recipes
 from patchmix.checkpoint import DamagedCheckpoint, list_checkpoints, read_metadata
+from patchmix.comparing.asked import is_asked
 from patchmix.comparing.budget import Plan
 from patchmix.comparing.settings import BOOKKEEPING, differing, replaced
 from patchmix.config import Config, to_dict
@@ -21,7 +22,7 @@ from patchmix.environment import resolve_device, resolve_precision
 from patchmix.errors import UserError
 from patchmix.metrics_file import METRICS_FILE, Record, read_metrics
 from patchmix.reporting.measured import figures, measured_step
-from patchmix.run_directory import CONFIG_FILE, flatten
+from patchmix.run_directory import CONFIG_FILE, flatten, lock_directory
 
 PREFIXES = {"knn": "knn_", "probe": "probe_fast_", "fewshot": "fewshot_"}
 """What the metrics of each evaluation begin with here."""
@@ -79,13 +80,47 @@ class Cell:
         return self.steps_done >= self.plan.steps
 
     @property
-    def trained_precision(self) -> str | None:
-        """The precision that its checkpoint says it was trained in; None where nothing says so."""
+    def trained(self) -> dict[str, Any]:
+        """What its newest checkpoint says of itself; {} where it says nothing."""
         newest = list_checkpoints(self.directory)[:1]
         try:
-            return read_metadata(newest[0]).get("precision") if newest else None
+            return read_metadata(newest[0]) if newest else {}
         except (DamagedCheckpoint, OSError):
-            return None
+            return {}
+
+    @property
+    def trained_precision(self) -> str | None:
+        """The precision that its checkpoint says it was trained in; None where nothing says so."""
+        return self.trained.get("precision")
+
+    @property
+    def trained_on(self) -> dict[str, Any] | None:
+        """The images that its checkpoint says it was trained on (job.describe_data); None where nothing says so."""
+        return self.trained.get("data")
+
+    @property
+    def is_running_elsewhere(self) -> bool:
+        """Whether another process, which is none of ours, trains it."""
+        if not (self.directory / ".lock").is_file():
+            return False
+        try:
+            lock_directory(self.directory).close()
+        except UserError:
+            return True
+        except OSError:  # a folder that can only be read
+            return False
+        return False
+
+    @property
+    def software(self) -> dict[str, str | None]:
+        """Versions of packages and the commit that its newest start recorded; {} where it recorded none."""
+        try:
+            said = json.loads((self.directory / "environment.json").read_text(encoding="utf-8"))
+            git = said["git"] or {"commit": None}
+            changed = ", modified" if git.get("modified") else ""
+            return {**said["packages"], "commit": git["commit"] and git["commit"][:12] + changed}
+        except (OSError, ValueError, LookupError, TypeError):
+            return {}
 
     def missing(self, evaluations: Sequence[str]) -> list[str]:
         """The evaluations that its last checkpoint has not had."""
@@ -134,15 +169,16 @@ class Cell:
         return [[each["step"] * passes, each["knn_top1"]] for each in records if "knn_top1" in each]
 
     def _result(self, command: str) -> dict[str, Any] | None:
-        """results/COMMAND.json of the last checkpoint; None where it is absent or of an earlier one."""
+        """results/COMMAND.json as it is asked for; None where it is absent, other, or of an earlier checkpoint."""
         try:
             content = json.loads((self.directory / "results" / f"{command}.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
         if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
             return None
-        by_protocol = command == "probe" and not (content.get("settings") or {}).get("fast")
-        return None if by_protocol or measured_step(content) != self.plan.steps else content
+        fingerprint = (self.trained_on or {}).get("fingerprint")
+        is_other = not is_asked(content, command, self.plan.config.data, fingerprint)
+        return None if is_other or measured_step(content) != self.plan.steps else content
 
 
 def _is_literally(file: Path, config: Config) -> bool:

@@ -74,11 +74,7 @@ def _differences(content: Mapping[str, Any], metric: str) -> dict[str, Any]:
 
 
 def _curves(content: Mapping[str, Any]) -> dict[str, Any] | None:
-    by_name: dict[str, list[Any]] = {name: [] for name in summary.names(content)}
-    for cell in content["cells"]:
-        if cell["status"] == summary.FINISHED:
-            by_name[cell["name"]].append(cell["curve"])
-    found = bands(by_name)
+    found = bands(summary.curves(content))
     if not found:
         return None
     words = "; ".join(f"{band.label} ends at {band.mean[-1]:.1f} %" for band in found)

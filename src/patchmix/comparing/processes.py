@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ POLL_SECONDS = 0.2
 SAVE_SECONDS = 60.0
 """For processes to save in, where an error ends the comparison."""
 TAIL_BYTES = 8192
+CHILD = "patchmix.comparing.child"
 
 
 @dataclass
@@ -30,6 +32,7 @@ class Task:
 
     commands: (what it does, the words after `patchmix`). total: steps of the first one, for the display (0: open); its
     records are in `metrics`. done_early: tells of a running first command that it has done enough: it gets SIGTERM.
+    lacking: once all have ended well, what is nevertheless missing, as an error.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Task:
     metrics: Path
     total: int
     done_early: Callable[[Task], bool] | None = None
+    lacking: Callable[[], str | None] | None = None
     seconds: dict[str, float] = field(default_factory=dict)  # wall-clock of each command that has run
     error: str | None = None  # the last line of the log, where a command failed
     stopped: bool = False  # by a signal that we got
@@ -64,10 +68,13 @@ class Task:
             self._watch()
             return True
         self.seconds[self.what] = time.monotonic() - self._begun
+        self._end_group()
         self.process = None
         enough = self._told and self.done_early is not None and code == 128 + signal.SIGTERM
         if code and not enough and not self.stopped:
             self.error = _why(code, last_line(self.log))
+        if not (code or self.stopped or self._queue) and self.lacking is not None:
+            self.error = self.lacking()
         if code or self.stopped or not self._queue:
             return False
         self._next()
@@ -88,20 +95,25 @@ class Task:
     def kill(self) -> None:
         """End the process and what it started, now."""
         if self.process is not None:
+            self._end_group()
+            self.process.wait()
+
+    def _end_group(self) -> None:
+        """End what is left of the process and of what it started: its workers and ranks must not outlive it."""
+        if self.process is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
 
     def _next(self) -> None:
         self.what, words = self._queue.popleft()
         try:
             self.log.parent.mkdir(parents=True, exist_ok=True)
             with self.log.open("ab") as log:
-                log.write(f"\n$ patchmix {' '.join(words)}\n".encode())
+                log.write(f"\n$ patchmix {shlex.join(words)}\n".encode())
                 log.flush()
                 # A session of its own: Ctrl-C reaches us alone, and we tell it once.
                 self.process = subprocess.Popen(
-                    [sys.executable, "-m", "patchmix", *words],
+                    [sys.executable, "-m", CHILD, str(os.getpid()), *words],
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,

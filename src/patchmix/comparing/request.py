@@ -11,6 +11,7 @@ from typing import Any
 
 from patchmix import recipes
 from patchmix.comparing.budget import Cost
+from patchmix.comparing.images import Images
 from patchmix.comparing.settings import Setting, differing, make_settings, replaced
 from patchmix.comparing.words import OWN_OPTIONS, read_methods, read_seeds, read_variants, read_vary
 from patchmix.config import Config
@@ -28,11 +29,12 @@ READ_HERE = {"methods": read_methods, "seeds": read_seeds, "variant": read_varia
 
 @dataclass(frozen=True)
 class Known:
-    """A setting that a folder's comparison.json tells of; cost None where it was never reached."""
+    """A setting that a folder's comparison.json tells of; cost and images None where it does not tell them."""
 
     setting: Setting
     cost: Cost | None
     seconds_per_step: float | None
+    images: Images | None
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,13 @@ def _read(output: Path) -> Before | None:
         content = json.loads(file.read_text(encoding="utf-8"))
         stored = recipes.given_options(None, content["settings"]["config"])
         known = [_known(stored, each) for each in content["settings"]["compared"]]
+        lacking = [name for name in (*KEPT, "seeds") if name not in content["settings"]]
+        lacking += [name for cell in content["cells"] for name in ("name", "seed", "status") if name not in cell]
+        if lacking:
+            raise LookupError(f"lacks {lacking[0]}")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, LookupError, TypeError, UserError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, UserError) as error:
         raise UserError(
             f"{file} cannot be read as a comparison ({error!r}): move it, or name another --output"
         ) from None
@@ -167,7 +173,7 @@ def _known(stored: Mapping[str, Any], entry: Mapping[str, Any]) -> Known:
     varied = {name: given[name] for name in entry["varied"]}
     setting = Setting(entry["name"], given, build(Config, {**stored, **given}), varied)
     cost = None if entry["cost"] is None else Cost(**entry["cost"])
-    return Known(setting, cost, entry["seconds_per_step"])
+    return Known(setting, cost, entry["seconds_per_step"], entry.get("data"))
 
 
 def _refuse_other_comparison(output: Path, before: Before, base: Config, own: Mapping[str, Any]) -> None:

@@ -17,7 +17,6 @@ from patchmix.errors import UserError
 BOOKKEEPING = (
     *("output", "seed", "max_steps", "data.num_workers", "run.num_threads", "run.keep_checkpoints"),
     *("run.checkpoint_every_steps", "run.log_every_steps", "run.tensorboard", "run.eval_every_epochs"),
-    "run.eval_images",
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import shlex
 import shutil
@@ -14,10 +15,12 @@ from typing import Any
 from rich.console import Console
 
 from patchmix.comparing import summary
+from patchmix.comparing.asked import option_words
 from patchmix.comparing.budget import Cost, plan
 from patchmix.comparing.cells import Cell
 from patchmix.comparing.costs import look
 from patchmix.comparing.display import create_display
+from patchmix.comparing.images import Images, same_images
 from patchmix.comparing.page import render
 from patchmix.comparing.processes import Task, run_tasks
 from patchmix.comparing.request import Request
@@ -29,8 +32,6 @@ from patchmix.files import write_text
 from patchmix.interruption import Interruption
 from patchmix.recipes import dump
 from patchmix.starting import CHOOSING_RECIPE
-
-EXTRA_WORDS = {"probe": ("--fast", "true")}
 
 
 class Study:
@@ -44,9 +45,12 @@ class Study:
         before = request.before.content if request.before else {}
         new = [each for each in request.settings if each.name not in self.costs]
         self.measurable: bool = before.get("measurable", True)
+        self.images: dict[str, Images | None] = {name: each.images for name, each in known.items()}
+        self.opened: dict[str, Images] = {}  # what lies there now, of the settings that were looked up
         if new:
             outlook = look(new)
             self.costs |= outlook.costs
+            self.opened |= outlook.images
             self.measurable = self.measurable and outlook.is_measurable
         self.then = {(cell["name"], cell["seed"]): cell for cell in before.get("cells", [])}
         self.commands = list(dict.fromkeys([*before.get("commands", []), _command()]))
@@ -65,7 +69,7 @@ class Study:
         return self.request.options.evaluations if self.measurable else ()
 
     def plan(self) -> None:
-        """The cells with their epochs. UserError where a cell's directory holds something else."""
+        """The cells with their epochs. UserError where a cell's directory or the data hold something else."""
         request, options = self.request, self.request.options
         plans = plan(
             request.settings,
@@ -79,6 +83,24 @@ class Study:
         self.cells = [Cell(each, seed, folder) for each in plans for name, seed in pairs if name == each.setting.name]
         for cell in self.cells:
             cell.refuse_other()
+        self._refuse_other_images()
+
+    def _refuse_other_images(self) -> None:
+        """Note each setting's images. UserError where its folder, its runs and what lies there now do not agree.
+
+        The data is opened for what is left to run alone: what is finished needs none.
+        """
+        todo = {cell.plan.setting.name for cell in self.own_cells() if not self.is_finished(cell)}
+        closed = [each for each in self.request.settings if each.name in todo - self.opened.keys()]
+        self.opened |= look(closed).images if closed else {}
+        for setting in self.request.settings:
+            own = [cell for cell in self.cells if cell.plan.setting.name == setting.name]
+            said = [
+                (str(self.request.file), self.images.get(setting.name)),
+                *((str(cell.directory), cell.trained_on) for cell in own),
+                ("what its data options open now", self.opened.get(setting.name)),
+            ]
+            self.images[setting.name] = same_images(setting.name, said)
 
     def time_steps(self, interrupted: Interruption) -> None:
         """Short runs of the settings whose steps have not been timed yet."""
@@ -97,7 +119,7 @@ class Study:
 
         Returns what comparison.json holds then; it is written before the first one, and after each.
         """
-        todo = [cell for cell in self.own_cells() if not self.is_finished(cell)]
+        todo = [cell for cell in self.own_cells() if not self.is_finished(cell) and not cell.is_running_elsewhere]
         todo.sort(key=lambda cell: cell.seed)
         self.latest = self.write()
         self._run([self._task(cell) for cell in todo], interrupted, [self])
@@ -126,10 +148,21 @@ class Study:
             commands.append(("pretrain", words))
         machine = ("--run.num_threads", str(self.threads), "--run.device", cell.config.run.device)
         commands += [
-            (command, [command, "--checkpoint", run, *EXTRA_WORDS.get(command, ()), *machine])
+            (command, [command, "--checkpoint", run, *option_words(command), *machine])
             for command in cell.missing(self.evaluations)
         ]
-        return Task(cell.name, commands, cell.log, cell.directory / "metrics.jsonl", cell.plan.steps)
+        metrics = cell.directory / "metrics.jsonl"
+        return Task(
+            cell.name, commands, cell.log, metrics, cell.plan.steps, lacking=functools.partial(self.lacking, cell)
+        )
+
+    def lacking(self, cell: Cell) -> str | None:
+        """What a cell lacks whose commands all ended well; None where it is finished."""
+        if not cell.is_trained:
+            return f"the commands ended well, but {cell.steps_done:,} of {cell.plan.steps:,} steps are saved"
+        missing = cell.missing(self.evaluations)
+        files = ", ".join(f"results/{command}.json" for command in missing)
+        return f"the commands ended well, but {files} does not hold what was asked for" if missing else None
 
     def began(self, task: Task) -> None:
         """A cell has been started."""
@@ -158,13 +191,14 @@ class Study:
         error = self.errors.get(cell.name, then.get("error"))
         # What runs is not finished before its process has ended, and how long that took is known.
         finished = cell.name not in self.running and self.is_finished(cell)
+        status = summary.FINISHED if finished else self._status(cell, error)
         records = cell.records()
         found = {
             "name": cell.plan.setting.name,
             "varied": dict(cell.plan.setting.varied),
             "seed": cell.seed,
-            "status": "finished" if finished else self._status(cell, error),
-            "error": None if finished else error,
+            "status": status,
+            "error": None if status in (summary.FINISHED, summary.ELSEWHERE) else error,
             "epochs": cell.plan.epochs,
             "steps": cell.plan.steps,
             "steps_done": cell.steps_done,
@@ -173,6 +207,7 @@ class Study:
             "directory": str(cell.directory.relative_to(self.request.output)),
             "metrics": cell.metrics(records),
             "curve": cell.curve(records),
+            "software": cell.software,
         }
         if finished:
             self.entries[cell.name] = found
@@ -182,6 +217,8 @@ class Study:
         """Of a cell that is not finished."""
         if cell.name in self.running:
             return "running"
+        if cell.is_running_elsewhere:
+            return summary.ELSEWHERE
         return "failed" if error else "unfinished" if cell.has_begun else "waiting"
 
     def content(self) -> dict[str, Any]:
@@ -198,6 +235,7 @@ class Study:
                 "encoder_passes": plans[each.name].encoder_passes if each.name in plans else None,
                 "cost": dataclasses.asdict(self.costs[each.name]) if each.name in self.costs else None,
                 "seconds_per_step": self.seconds_per_step.get(each.name),
+                "data": self.images.get(each.name),
             }
             for each in self.request.settings
         ]

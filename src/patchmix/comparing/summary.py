@@ -13,7 +13,9 @@ Entry = dict[str, Any]
 
 TITLES = {"knn_": "kNN", "probe_fast_": "fast probe", "fewshot_": "few labels", "online_": "online"}
 """What metrics' names begin with, in words."""
-FINISHED = "finished"
+FINISHED, ELSEWHERE = "finished", "running elsewhere"
+HEADS = ("model.drop_path", "model.projector_width", "model.projection_size")
+"""Options of the model that change neither what a pass of the encoder is nor what it costs, which counts no heads."""
 
 
 def statistics(cells: Sequence[Entry], reference: str) -> dict[str, list[Entry]]:
@@ -47,6 +49,15 @@ def main_metrics(content: Mapping[str, Any]) -> list[str]:
         best = main_metric(own)
         if best is not None and (prefix != "online_" or not found):
             found.append(prefix + best)
+    return found
+
+
+def curves(content: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{name of the setting: the learning curves of its finished cells}: what bands are drawn from."""
+    found: dict[str, list[Any]] = {name: [] for name in names(content)}
+    for cell in content["cells"]:
+        if cell["status"] == FINISHED:
+            found[cell["name"]].append(cell["curve"])
     return found
 
 
@@ -127,6 +138,12 @@ def notes(content: Mapping[str, Any]) -> list[str]:
             said.append(
                 "The encoders or their inputs differ, so a pass of one does not cost what a pass of another does."
             )
+    if budget == "seconds" and (off := _off_the_clock(content)) is not None:
+        said.append(
+            f"Equal cost: whole epochs whose steps come nearest to {content['settings']['seconds_per_run']:g} s by a "
+            f"trial of each setting; at most {100 * off:.1f} % beside it."
+        )
+    said += _software(content)
     counts: dict[str, int] = {}
     for cell in content["cells"]:
         counts[cell["status"]] = counts.get(cell["status"], 0) + 1
@@ -144,12 +161,15 @@ def markdown(content: Mapping[str, Any]) -> str:
     parts = [f"# {content['recipe'] or 'Comparison'}: {', '.join(names(content))}"]
     for headings, rows in (result_table(content), difference_table(content)):
         if rows:
-            lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
-            parts.append(
-                "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
-            )
+            parts.append(markdown_table(headings, rows))
     parts += notes(content)
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown: the first column to the left, figures to the right."""
+    lines = [headings, ["---", *["---:"] * (len(headings) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
 
 
 def names(content: Mapping[str, Any]) -> list[str]:
@@ -169,6 +189,28 @@ def _largest_deviation(content: Mapping[str, Any]) -> float:
     return max((abs(each / passes[0] - 1) for each in passes if each is not None and passes[0]), default=0.0)
 
 
+def _off_the_clock(content: Mapping[str, Any]) -> float | None:
+    """The largest share by which a run's steps, at its trial's pace, differ from the seconds that it was to take."""
+    wanted = content["settings"]["seconds_per_run"]
+    shares = [
+        abs(each["epochs"] * each["cost"]["steps_per_epoch"] * each["seconds_per_step"] / wanted - 1)
+        for each in content["settings"]["compared"]
+        if each["epochs"] and each["cost"] and each["seconds_per_step"]
+    ]
+    return max(shares, default=None)
+
+
+def _software(content: Mapping[str, Any]) -> list[str]:
+    """A note where finished cells were trained by different packages or commits."""
+    found: dict[str, list[str]] = {}
+    for cell in content["cells"]:
+        for name, version in (cell.get("software") or {}).items() if cell["status"] == FINISHED else ():
+            if version not in found.setdefault(name, []):
+                found[name].append(version)
+    several = [f"{name} {' and '.join(map(str, all_of_it))}" for name, all_of_it in found.items() if len(all_of_it) > 1]
+    return [f"The runs were not all trained by the same software: {'; '.join(several)}."] if several else []
+
+
 def _encoders_differ(content: Mapping[str, Any]) -> bool:
-    keys = ("model.", "data.image_size")
-    return any(key.startswith(keys) for setting in content["settings"]["compared"] for key in setting["given"])
+    given = {key for setting in content["settings"]["compared"] for key in setting["given"]} - {*HEADS}
+    return any(key.startswith(("model.", "data.image_size")) for key in given)

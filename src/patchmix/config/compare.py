@@ -45,9 +45,12 @@ class CompareConfig(Checked):
     seeds: str = option("3", "how many seeds, from 0 on; or which: 0,1,5 (a single one: 5,)")
     budget: Budget = option(
         "encoder-passes",
-        "what all have alike: encoder-passes (as many as the reference's epochs take), epochs, or seconds a run",
+        "what all have alike: encoder-passes (as many as the reference's epochs take), epochs, or seconds a run; the "
+        "nearest whole number of epochs",
     )
-    seconds_per_run: float | None = option(None, "training seconds of each run, with --budget seconds", POSITIVE)
+    seconds_per_run: float | None = option(
+        None, "training seconds of each run (the nearest whole number of epochs), with --budget seconds", POSITIVE
+    )
     at_once: int | None = option(
         None, "runs at once, which share the threads (null: 1 on a GPU, else half the cores)", POSITIVE
     )

@@ -228,7 +228,7 @@ class OptimConfig(Checked):
 
     section: ClassVar[str] = "optim"
     epochs: int = option(100, "passes over the data", POSITIVE)
-    warmup_epochs: float = option(10.0, "epochs of linear warm-up from 0", NON_NEGATIVE)
+    warmup_epochs: float = option(10.0, "epochs of linear warm-up from 0 (at most half the run)", NON_NEGATIVE)
     batch_size: int = option(512, "images per step, over all processes", POSITIVE)
     lr: float = option(5e-4, "learning rate per 256 images; the peak is lr * batch_size / 256", POSITIVE)
     final_lr: float = option(1e-6, "learning rate at the end of the cosine (absolute)", NON_NEGATIVE)

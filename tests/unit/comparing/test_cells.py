@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,28 @@ def test_results_of_an_earlier_checkpoint_or_another_protocol_do_not_count(cell:
     assert set(cell.metrics([])) == set()
 
 
+def test_a_result_of_other_options_made_by_hand_does_not_count(cell: Cell) -> None:
+    write_cell(cell, 90.0)
+    write_result(cell, "knn", {"top1_k20": 1.0}, data={"limit": 50})
+    write_result(cell, "fewshot", {"top1_10_per_class": 1.0}, draws=1)
+    assert cell.missing(ALL) == ["knn", "fewshot"]
+    assert set(cell.metrics([])) == {"probe_fast_top1"}
+
+
+def test_a_cell_that_another_process_trains_is_left_to_it(cell: Cell) -> None:
+    assert not cell.is_running_elsewhere
+    write_cell(cell, 90.0)
+    code = "import sys, pathlib, patchmix.run_directory as r; lock = r.lock_directory(pathlib.Path(sys.argv[1]))"
+    code += "; print(flush=True); sys.stdin.read()"
+    line = [sys.executable, "-c", code, str(cell.directory)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert cell.is_running_elsewhere
+        process.communicate()
+    assert not cell.is_running_elsewhere
+
+
 def test_metrics_are_named_by_evaluation_and_leave_baselines_out(cell: Cell) -> None:
     write_cell(cell, 90.0)
     records = cell.records()
@@ -70,6 +94,7 @@ def test_the_curve_is_online_knn_against_images_through_the_encoder(cell: Cell) 
     [
         ({"optim.lr": 0.5}, r"optim.lr 0.02 → 0.5"),
         ({"optim.epochs": 7}, r"optim.epochs 6 → 7"),
+        ({"run.eval_images": 500}, r"run.eval_images \d+ → 500"),
         ({"method.momentum": 0.9}, r"method.momentum null → 0.9"),
         ({"run.precision": "16-mixed"}, r"run.precision 'auto' → '16-mixed'"),
     ],

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from patchmix.comparing.processes import Task, last_line, last_record, run_tasks
+from patchmix.comparing.processes import CHILD, Task, last_line, last_record, run_tasks
 from patchmix.interruption import Interruption
 
 ONE: list[dict[str, str]] = [{}]
@@ -121,6 +123,44 @@ def test_a_process_that_the_system_killed_is_named(tmp_path: Path) -> None:
     run_tasks([task], ONE, Interruption(), [Killer()])
     assert task.error is not None
     assert task.error.startswith("ended by SIGKILL; last: $ patchmix data /usr")
+
+
+def test_commands_that_end_well_and_leave_something_out_are_an_error(tmp_path: Path) -> None:
+    said = iter(["the last step is not saved", None])
+    tasks = [make(tmp_path, name, "--version") for name in "ab"]
+    for task in tasks:
+        task.lacking = lambda: next(said)
+    run_tasks(tasks, ONE, Interruption(), [])
+    assert [task.error for task in tasks] == ["the last step is not saved", None]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
+def test_a_process_ends_with_the_comparison_that_started_it(tmp_path: Path) -> None:
+    child = f"import os, sys; from {CHILD} import end_with; end_with(os.getppid()); print(flush=True); sys.stdin.read()"
+    parent = "import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', sys.argv[1]]).pid, flush=True)"
+    parent += "; sys.stdin.read()"
+    line = [sys.executable, "-c", parent, child]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        process.stdout.readline()  # both run, and the child has asked for the signal
+        process.kill()
+        assert process.stdout.read() == b""  # ends when nobody holds it any more, the child neither
+
+
+def test_what_a_process_leaves_behind_ends_with_it(tmp_path: Path) -> None:
+    left = "import sys; sys.stdin.read()"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {left!r}])"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+    )
+    with process:
+        process.wait()
+        task = make(tmp_path, "a", "--version")
+        task.process = process
+        assert not task.poll()
+        assert process.stdout is not None
+        assert process.stdout.read() == b""  # ends when nobody holds it any more
 
 
 def test_the_newest_whole_record_and_the_last_line_that_says_something(tmp_path: Path) -> None:

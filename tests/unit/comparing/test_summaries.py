@@ -14,6 +14,7 @@ from tests.unit.reporting.pages import words
 
 import patchmix
 from patchmix import cli
+from patchmix.comparing import summary
 from patchmix.comparing.request import request
 from patchmix.errors import UserError
 
@@ -111,6 +112,35 @@ def test_one_seed_has_no_interval_and_it_is_said(tmp_path: Path) -> None:
     assert "One seed has no spread" in text
 
 
+def test_notes_name_what_makes_runs_unequal(study: Path) -> None:
+    content, _ = summarise(ask(study))
+    assert len(summary.notes(content)) == 1  # how equal the encoder passes are
+    first, second = content["settings"]["compared"]
+    second["given"] = {"model.drop_path": 0.0, "model.projector_width": 64}
+    assert len(summary.notes(content)) == 1
+    second["given"]["model.depth"] = 2
+    assert "The encoders or their inputs differ" in summary.notes(content)[1]
+    content["budget"], content["settings"]["seconds_per_run"] = "seconds", 10.0
+    first["seconds_per_step"], second["seconds_per_step"] = 0.5, 0.5  # 18 and 24 steps: 9 s and 12 s
+    content["cells"][0]["software"] = {"torch": "2.9.0", "commit": "a"}
+    content["cells"][1]["software"] = {"torch": "2.11.0", "commit": "a"}
+    clock, software = summary.notes(content)
+    assert "nearest to 10 s by a trial of each setting; at most 20.0 % beside it" in clock
+    assert software == "The runs were not all trained by the same software: torch 2.9.0 and 2.11.0."
+
+
+def test_curves_are_of_finished_runs_alone(study: Path) -> None:
+    content, _ = summarise(ask(study))
+    content["cells"][0]["status"] = "failed"
+    found = summary.curves(content)
+    assert {name: len(curves) for name, curves in found.items()} == {"patchmix": 2, "moco-v3": 3}
+
+
+def test_a_table_in_markdown_keeps_bars_within_their_cell() -> None:
+    table = summary.markdown_table(["", "n"], [["a|b", "3"]])
+    assert table == "|  | n |\n| --- | ---: |\n| a\\|b | 3 |"
+
+
 def test_output_alone_is_the_comparison_that_is_there(study: Path) -> None:
     before, _ = summarise(ask(study))
     again, _ = summarise(request(None, None, {"output": str(study)}))
@@ -165,6 +195,15 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(tmp_path: Path) -> No
     (tmp_path / "thesis.tex").rename(tmp_path / "comparison.json")
     with pytest.raises(UserError, match="cannot be read as a comparison"):
         ask(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["seeds", "evaluations", "budget"])
+def test_a_comparison_that_lacks_something_cannot_be_read(name: str, study: Path) -> None:
+    content, _ = summarise(ask(study))
+    del content["settings"][name]
+    (study / "comparison.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"cannot be read as a comparison .*lacks {name}.*: move it"):
+        request(None, None, {"output": str(study)})
 
 
 def test_a_dry_run_shows_the_runs_and_writes_nothing(tmp_path: Path) -> None:
