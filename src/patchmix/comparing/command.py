@@ -109,4 +109,7 @@ def _show_plan(study: Study) -> dict[str, Any]:
     print_table(
         study.console, f"{counted(len(own), 'run')} in {study.request.output}; nothing was started", headings, rows
     )
-    return study.content()
+    content = study.content()
+    for note in summary.notes(content) if own else ():  # how far from equal the cost is can still be mended here
+        say(study.console, note)
+    return content
