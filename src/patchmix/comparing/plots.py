@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from patchmix.comparing.summary import signed
-from patchmix.reporting.plots import FIRST, INK, LIMIT, MUTED, SECOND, STYLE, svg
+from patchmix.reporting.plots import FIRST, LIMIT, MUTED, SECOND, STYLE, Range, draw_intervals, svg
 
 # Colours beside those of reports; comparison.css says what they are on the page.
 THIRD, FOURTH, FIFTH = "#010209", "#01020a", "#01020b"
@@ -79,28 +79,9 @@ def difference_plot(rows: Sequence[Difference], *, xlabel: str) -> Markup:
         figure = Figure(figsize=(4.4, 0.85 + 0.42 * len(rows)), layout="constrained")
         axes = figure.add_subplot()
         axes.axvline(0, color=LIMIT, linestyle=(0, (4, 3)), linewidth=1.2)
-        for place, row in enumerate(rows):
-            low, high = row.interval or (row.value, row.value)
-            colour = FIRST if row.interval is not None and (low > 0 or high < 0) else MUTED
-            axes.plot([low, high], [place, place], color=colour, linewidth=3)
-            axes.plot([row.value], [place], marker="o", markersize=7, color=colour)
-            axes.annotate(
-                signed(row.value),
-                (row.value, place),
-                xytext=(0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-                color=colour,
-            )
-        axes.set_yticks(range(len(rows)), [row.label for row in rows], color=INK)
-        axes.set_ylim(len(rows) - 0.5, -0.8)
-        axes.margins(x=0.08)
-        axes.set_xlabel(xlabel)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        ranges = [Range(row.label, row.value, *(row.interval or (row.value, row.value))) for row in rows]
+        clear = [row.interval is not None and (row.interval[0] > 0 or row.interval[1] < 0) for row in rows]
+        draw_intervals(axes, ranges, [FIRST if each else MUTED for each in clear], signed, xlabel)
         return _coloured(figure)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,29 +109,35 @@ def interval_plot(ranges: Sequence[Range], *, xlabel: str) -> Markup:
     """A dot with its interval for each; the first one stands out."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(5.6, 0.75 + 0.42 * len(ranges)), layout="constrained")
-        axes = figure.add_subplot()
-        for row, each in enumerate(ranges):
-            colour = FIRST if row == 0 else MUTED
-            axes.plot([each.low, each.high], [row, row], color=colour, linewidth=3)
-            axes.plot([each.value], [row], marker="o", markersize=7, color=colour)
-            axes.annotate(
-                f"{each.value:.1f}",
-                (each.value, row),
-                xytext=(0, 6),
-                textcoords="offset points",
-                ha="center",
-                fontsize=9,
-                color=colour,
-            )
-        axes.set_yticks(range(len(ranges)), [each.label for each in ranges], color=INK)
-        axes.set_ylim(len(ranges) - 0.5, -0.7)
-        axes.margins(x=0.08)
-        axes.set_xlabel(xlabel)
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        axes.tick_params(axis="y", length=0)
+        colours = [FIRST, *[MUTED] * (len(ranges) - 1)]
+        draw_intervals(figure.add_subplot(), ranges, colours, "{:.1f}".format, xlabel)
         return svg(figure)
+
+
+def draw_intervals(
+    axes: Axes, ranges: Sequence[Range], colours: Sequence[str], text: Callable[[float], str], xlabel: str
+) -> None:
+    """A row for each: a dot, its interval, its value as text, in its colour."""
+    for row, (each, colour) in enumerate(zip(ranges, colours, strict=True)):
+        axes.plot([each.low, each.high], [row, row], color=colour, linewidth=3)
+        axes.plot([each.value], [row], marker="o", markersize=7, color=colour)
+        axes.annotate(
+            text(each.value),
+            (each.value, row),
+            xytext=(0, 6),
+            textcoords="offset points",
+            ha="center",
+            fontsize=9,
+            color=colour,
+        )
+    axes.set_yticks(range(len(ranges)), [each.label for each in ranges], color=INK)
+    axes.set_ylim(len(ranges) - 0.5, -0.75)
+    axes.margins(x=0.08)
+    axes.set_xlabel(xlabel)
+    axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
 
 
 def _curve(axes: Axes, line: Line, colour: str, *, marker: bool) -> None:
