@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,14 +58,20 @@ def counted_operations(function: Callable[[], object]) -> int:
     A multiplication and an addition are two. What is computed again in a backward pass counts again.
     """
     aten = torch.ops.aten
-    # torch counts the fused attention of GPUs only; that of the CPU takes the same arguments first.
+    # torch counts the fused attention of GPUs only; that of the CPU takes the same arguments first. It counts no
+    # operator of oneDNN either.
     missing = {
+        torch.ops.mkldnn._linear_pointwise: _linear,
         aten._scaled_dot_product_flash_attention_for_cpu: _attention,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     }
     with FlopCounterMode(display=False, custom_mapping=missing) as counter:
         function()
     return int(counter.get_total_flops())
+
+
+def _linear(tokens: Shape, weight: Shape, *_: Any, **__: Any) -> int:
+    return 2 * math.prod(tokens) * weight[0]
 
 
 def _attention(query: Shape, key: Shape, value: Shape, *_: Any, **__: Any) -> int:

@@ -9,11 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, Mlp
 from torch import Tensor, nn
 
 from patchmix.models.class_token import is_hooked, is_plain
 from patchmix.models.cpu_attention import MOST_TOKENS, attend
+from patchmix.models.cpu_linear import linear
 
 
 def run_block(block: Any, tokens: Tensor) -> Tensor:
@@ -21,24 +22,35 @@ def run_block(block: Any, tokens: Tensor) -> Tensor:
     if tokens.device.type != "cpu" or tokens.shape[1] > MOST_TOKENS or not is_simple(block):
         result: Tensor = block(tokens)
         return result
-    attn = block.attn
+    attn, mlp = block.attn, block.mlp
 
     def attention(some: Tensor) -> Tensor:
-        found: Tensor = attn.proj_drop(attn.proj(attn.norm(attend(attn.qkv(block.norm1(some)), attn.num_heads))))
-        return found
+        found = attn.norm(attend(linear(block.norm1(some), attn.qkv), attn.num_heads))
+        return block.ls1(attn.proj_drop(linear(found, attn.proj)))  # type: ignore[no-any-return]
 
-    tokens = residual(tokens, block.drop_path1, lambda some: block.ls1(attention(some)))
-    return residual(tokens, block.drop_path2, lambda some: block.ls2(block.mlp(block.norm2(some))))
+    def perceptron(some: Tensor) -> Tensor:
+        found = mlp.norm(mlp.drop1(linear(block.norm2(some), mlp.fc1, gelu=True)))
+        return block.ls2(mlp.drop2(linear(found, mlp.fc2)))  # type: ignore[no-any-return]
+
+    return residual(residual(tokens, block.drop_path1, attention), block.drop_path2, perceptron)
 
 
 def is_simple(block: Any) -> bool:
-    """Whether `run_block` may take it apart: plain, attention without normalised queries or dropout, no hook lost."""
+    """Whether `run_block` may take it apart: plain layers and attention, no dropout in it, no hook that is lost."""
     if not is_plain(block):
         return False
     attn = block.attn
     simple = isinstance(attn.q_norm, nn.Identity) and isinstance(attn.k_norm, nn.Identity)
     dropout = attn.training and attn.attn_drop.p > 0
-    return simple and not dropout and not is_hooked(*block.modules()) and not is_traced()
+    return simple and not dropout and has_plain_layers(block) and not is_hooked(*block.modules()) and not is_traced()
+
+
+def has_plain_layers(block: Any) -> bool:
+    """Whether the block's linear layers are torch's own (not adapted, not parametrised), with the exact GELU."""
+    attn, mlp = block.attn, block.mlp
+    if type(mlp) is not Mlp or type(mlp.act) is not nn.GELU or mlp.act.approximate != "none":
+        return False
+    return all(type(layer) is nn.Linear for layer in (attn.qkv, attn.proj, mlp.fc1, mlp.fc2))
 
 
 def is_traced() -> bool:

@@ -16,9 +16,7 @@ from torch import Tensor
 
 MOST_TOKENS = 400  # beyond, the fused attention is quicker: the scores leave the cache even for one image
 SCORES = 1_000_000  # numbers of a slice's [images * H, T, T] scores: they stay in the cache
-KEPT = (
-    2  # probabilities of up to so many times a token's width are kept for the backward pass; larger ones computed again
-)
+KEPT = 8  # probabilities of up to so many times a token's width are kept for the backward pass, larger ones made again
 
 
 def attend(qkv: Tensor, num_heads: int) -> Tensor:

@@ -11,7 +11,7 @@ from torch.utils.checkpoint import checkpoint
 from patchmix.models.spec import EncoderSpec
 
 CACHED = (
-    8 * 2**20
+    10 * 2**20
 )  # bytes of the widest activation of a part (an MLP's hidden one, in float32): measured, decision 0026
 LEAST_PARTS = 4  # of a pass whose activations are computed again, where there is no cache to think of
 
