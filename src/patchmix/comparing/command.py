@@ -44,9 +44,7 @@ def compare(request: Request, console: Console | None = None) -> dict[str, Any]:
             study.plan()
             content = study.run_cells(interrupted)
         if interrupted.signal is not None:
-            how = f"Go on with: {program()} compare --output {shlex.quote(str(request.output))}"
-            how = how if study.cells else "Nothing was begun but trials: give the same command again."
-            say(console, f"Stopped by {interrupted.signal.name}; the runs have saved. {how}")
+            say(console, f"Stopped by {interrupted.signal.name}{_how_to_go_on(study)}")
             raise SaidElsewhereError(interrupted.exit_code)
     show(console, content)
     say(
@@ -55,6 +53,15 @@ def compare(request: Request, console: Console | None = None) -> dict[str, Any]:
         f"{duration(time.perf_counter() - began)}.",
     )
     return content
+
+
+def _how_to_go_on(study: Study) -> str:
+    """What follows the news of a stop: whether anything is saved, and the command."""
+    if not study.cells:
+        return " among the trials, before any run began: give the same command again."
+    saved = any(cell.steps_done for cell in study.own_cells())
+    how = f"Go on with: {program()} compare --output {shlex.quote(str(study.request.output))}"
+    return f"; the runs have saved. {how}" if saved else f" before any run saved a step. {how}"
 
 
 @contextlib.contextmanager

@@ -93,6 +93,11 @@ def request(recipe: str | None, config_file: str | Path | None, given: Mapping[s
     if before is not None and recipe is None and config_file is None:
         recipe, base = before.content.get("recipe"), _common(before, rest)
     else:
+        if recipe is None and config_file is None and not any(name.startswith("data.") for name in rest):
+            raise UserError(
+                "nothing says what to train on: give --recipe NAME (see `patchmix recipes`), --data.root FOLDER for "
+                "images of your own, or --output FOLDER of a comparison that is to go on"
+            )
         started = start(recipe, config_file, rest)
         recipe, base = started.recipe, _anonymous(started.config)
         own.setdefault("output", f"comparisons/{Path(started.config.output or 'compare').name}")

@@ -12,6 +12,7 @@ from typing import Any
 from patchmix.config import Config
 from patchmix.config.options import build, shown
 from patchmix.errors import UserError
+from patchmix.run_directory import flatten
 
 # What says where and how a run is kept, and not what is computed: may differ between cells of one folder.
 BOOKKEEPING = (
@@ -63,22 +64,14 @@ def make_settings(
     return tuple(found)
 
 
-def flat(config: Config) -> dict[str, Any]:
-    """{'section.key': value} of every option."""
-    found: dict[str, Any] = {}
-    for name, value in dataclasses.asdict(config).items():
-        found |= {f"{name}.{key}": each for key, each in value.items()} if isinstance(value, dict) else {name: value}
-    return found
-
-
 def replaced(config: Config, options: Mapping[str, Any]) -> Config:
     """The config with these options ('section.key', in their types) in place of its own. UserError."""
-    return build(Config, {**flat(config), **options})
+    return build(Config, {**flatten(dataclasses.asdict(config)), **options})
 
 
 def differing(before: Config, now: Config) -> list[str]:
     """`option before → now` for each option that differs and is not BOOKKEEPING."""
-    old, new = flat(before), flat(now)
+    old, new = (flatten(dataclasses.asdict(each)) for each in (before, now))
     return [
         f"{key} {shown(old[key])} → {shown(new[key])}" for key in new if old[key] != new[key] and key not in BOOKKEEPING
     ]

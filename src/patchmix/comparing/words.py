@@ -85,7 +85,9 @@ def read_variants(given: str | Mapping[str, Mapping[str, Any]]) -> dict[str, dic
         if name in found:
             raise UserError(f"variant {name} is there twice: give each a name of its own")
         if not options:
-            raise UserError(f"variant {name} sets nothing: --variant {name} method.name=moco-v3 views.local_size=20")
+            raise UserError(
+                f"variant {name} sets nothing: its options follow without dashes, --variant {name} method.num_mix=3"
+            )
         found[name] = {key: _value(f"variant {name}", key, value) for key, value in options.items()}
     return found
 
@@ -115,7 +117,7 @@ def _variant(text: str) -> tuple[str, dict[str, Any]]:
     pairs = [word.partition("=") for word in words]
     for key, equals, _ in pairs:
         if not equals:
-            raise UserError(f"variant {name}: {key!r} is not section.option=value")
+            raise UserError(f"variant {name}: {key!r} is not section.option=value (and a name has no spaces)")
     return name.removesuffix(":"), {key: value for key, _, value in pairs}
 
 

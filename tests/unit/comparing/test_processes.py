@@ -75,7 +75,9 @@ def test_each_place_has_its_own_variables_and_one_process(tmp_path: Path) -> Non
     class Reader(Notes):
         def began(self, task: Task) -> None:
             assert task.process is not None  # it has not got far yet
-            variables = Path(f"/proc/{task.process.pid}/environ").read_text().split("\0")
+            file, variables = Path(f"/proc/{task.process.pid}/environ"), [""]
+            while variables == [""]:  # Linux lets a process go on shortly before its new environment is there
+                variables = file.read_text().split("\0")
             found[task.name] = {each for each in variables if each.startswith(("OMP_NUM_THREADS", "CUDA_VISIBLE"))}
 
     found: dict[str, set[str]] = {}

@@ -248,7 +248,11 @@ MISTAKES = [
     ("--recipe demo --budget time", "budget = 'time' is not accepted"),
     ("--recipe dmo", "there is no recipe 'dmo'; did you mean demo?"),
     ("--recipe demo --output file", "output = 'file' is a file: name a directory"),
-    ("", "nothing says what to train on"),
+    (
+        "",
+        "nothing says what to train on: give --recipe NAME (see `patchmix recipes`), --data.root FOLDER for images of",
+    ),
+    ("--output new", "or --output FOLDER of a comparison that is to go on"),
 ]
 
 
