@@ -47,8 +47,8 @@ demo: setup  ## pre-train on 5,000 digits, measure, write a report (about 5 minu
 		'  $(BIN)/patchmix pretrain --recipe demo --output runs/unmixed --method.num_mix 1' \
 		'  $(BIN)/patchmix recipes'
 
-test: setup  ## the default tests, on the CPU
-	@$(BIN)/python -m pytest
+test: setup  ## the default tests, on the CPU, side by side on its cores
+	@$(BIN)/python -m pytest -n auto --maxprocesses 8
 
 check: setup  ## lint, format, types of src, generated docs
 	@$(BIN)/ruff check .

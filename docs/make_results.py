@@ -27,7 +27,7 @@ from patchmix.comparing.plots import bands
 PAGE = Path(__file__).with_name("results.md")
 STUDIES, IMAGES = (Path(__file__).with_name(name) for name in ("studies", "images"))
 SOURCE = "Source"  # of a PNG's text: the hash of the file that a figure was drawn from
-COLOURS = ("#b3470f", "#1f5f99", "#3a7d44", "#7b4ba3", "#777777", "#a8860a", "#c2185b", "#00838f")
+COLOURS = ("#b3470f", "#1f5f99", "#3a7d44", "#7b4ba3", "#777777", "#a8860a", "#c2185b", "#00838f", "#5d4037", "#111111")
 
 
 def hash_of(file: Path) -> str:
