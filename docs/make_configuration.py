@@ -6,7 +6,8 @@ from pathlib import Path
 from patchmix.cli import COMMANDS, EVALUATIONS
 from patchmix.config import Config
 from patchmix.config.bench import BenchConfig
-from patchmix.config.options import Option, own_options, sections, shown
+from patchmix.config.detection import DetectConfig
+from patchmix.config.options import Option, all_options, own_options, sections, shown
 
 PAGE = Path(__file__).with_name("configuration.md")
 INTRODUCTION = """\
@@ -52,6 +53,8 @@ def page() -> str:
         own = list(own_options(config).values()) + list(own_options(sections(config)["run"]).values())
         text = f"{config.__doc__} The options of `data` are those of `pretrain`."
         parts.append(f"## patchmix {name}\n{text}\n\n{table(own)}")
+    own = list(all_options(DetectConfig).values())
+    parts.append(f"## patchmix detect\n{DetectConfig.__doc__} ([detection.md](detection.md))\n\n{table(own)}")
     own = [*COMMANDS["bench"].extras, *(each for each in own_options(BenchConfig).values() if each.name != "seed")]
     text = "All options of `pretrain` but output and max_steps, and these ([speed.md](speed.md))."
     parts.append(f"## patchmix bench\n{text}\n\n{table(own)}")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from patchmix.api import (
         bench,
         compare,
+        detect,
         embed,
         fewshot,
         finetune,
@@ -31,6 +32,7 @@ __all__ = [
     "__version__",
     "bench",
     "compare",
+    "detect",
     "embed",
     "fewshot",
     "finetune",

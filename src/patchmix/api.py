@@ -102,6 +102,18 @@ def similarity(
     return result
 
 
+def detect(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> dict[str, Any]:
+    """Train an object detector on an encoder and score it as COCO does; returns what `results/detect.json` holds.
+
+    Options as in `patchmix detect`: `detect("runs/a", data={"name": "digits-scenes"}, epochs=3)`. Raises UserError and
+    RunError.
+    """
+    resolved = recipes.resolve_detection(_given(options, checkpoint=checkpoint, output=output))
+    from patchmix.transfer import detect as command
+
+    return command.detect(resolved)
+
+
 def embed(checkpoint: StrPath, *, output: StrPath | None = None, **options: Any) -> Path:
     """Write features of any images to `embeddings.npz` (or `.parquet`); returns its path.
 

@@ -13,6 +13,7 @@ import errno
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,12 @@ class Checkpoint:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """The optimiser's tensors, as `optim.optimizer_tensors` names them."""
-        return {
-            name.removeprefix(OPTIMIZER_PREFIX): value
-            for name, value in self.tensors.items()
-            if name.startswith(OPTIMIZER_PREFIX)
-        }
+        return below(self.tensors, OPTIMIZER_PREFIX)
+
+
+def below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, named without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def checksum(tensors: dict[str, Tensor], metadata: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from patchmix.config import (
 )
 from patchmix.config.bench import BenchConfig
 from patchmix.config.compare import CompareConfig
+from patchmix.config.detection import DetectConfig
 from patchmix.config.options import Option
 from patchmix.ctrl_c import comes_of_ctrl_c, noticing_ctrl_c
 from patchmix.environment import limit_spinning, program
@@ -85,6 +86,14 @@ def _evaluate(command: str, config: type[EvalConfig]) -> Callable[[dict[str, Any
         return 0
 
     return run
+
+
+def _detect(given: dict[str, Any]) -> int:
+    resolved = recipes.resolve_detection(given)
+    from patchmix.transfer.detect import detect
+
+    detect(resolved)
+    return 0
 
 
 def _results(given: dict[str, Any]) -> int:
@@ -173,6 +182,13 @@ COMMANDS = {
         name: Command(what, EVALUATION_USAGE, _evaluate(name, config), config)
         for name, (what, config) in EVALUATIONS.items()
     },
+    "detect": Command(
+        "train an object detector on an encoder, and score it as COCO does",
+        "--checkpoint RUN_OR_FILE --data.train DIR --data.train_annotations FILE\n"
+        "                       --data.val DIR --data.val_annotations FILE [--output DIR] [--option VALUE ...]",
+        _detect,
+        DetectConfig,
+    ),
     "results": Command(
         "show all evaluations of some runs beside the published numbers",
         "RUN [RUN ...] [--format table|markdown|csv|json]",

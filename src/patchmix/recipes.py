@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from patchmix.config import Config, EmbedConfig, EvalConfig, to_dict
+from patchmix.config.detection import DetectConfig
 from patchmix.config.options import Checked, all_options, build, coerce, flatten, nearest
 from patchmix.errors import UserError
 
@@ -220,6 +221,14 @@ def resolve_evaluation(config: type[Evaluation], overrides: Mapping[str, Any]) -
     if not any(name in flat for name in ("data.name", "data.root")):
         raise UserError(f"{checkpoint} does not say which data to use: give --data.name (and --data.root)")
     return build(config, flat)
+
+
+def resolve_detection(overrides: Mapping[str, Any]) -> DetectConfig:
+    """The config of `patchmix detect`: its data are never those of the run. UserError."""
+    flat = _layer(overrides, DetectConfig)
+    if not flat.get("checkpoint"):
+        raise UserError("checkpoint is missing: give --checkpoint RUN, a weights file, timm:MODEL, or none")
+    return build(DetectConfig, flat)
 
 
 def find_run(checkpoint: str) -> Path | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchmix import distributed
-from patchmix.data.batches import Batch, LabelledBatch, Skipped
+from patchmix.data.batches import Skipped
 from patchmix.data.sources import ImageSource
-from patchmix.data.unreadable import UnreadableLimit, tsv_field
+from patchmix.data.unreadable import Tried, UnreadableLimit, tsv_field
 from patchmix.errors import RunError, SaidElsewhereError, UserError
 
 FILE = "skipped.tsv"
@@ -24,7 +24,7 @@ class SkippedFiles:
         self.limit = UnreadableLimit(source, max_unreadable, [path for path, _ in self.listed()])
         self._new: list[Skipped] = []
 
-    def add(self, batch: Batch | LabelledBatch) -> bool:
+    def add(self, batch: Tried) -> bool:
         """Take note of what a batch had to skip; True where there is something to share."""
         self._new += self.limit.add(batch)
         return bool(self._new)

@@ -28,7 +28,7 @@ from patchmix.evaluation.tuning import Tuner, random_state_kept, refuse_non_fini
 from patchmix.evaluation.tuning_recipe import learning_rate
 from patchmix.evaluation.work import MODEL_FILE, Work, encoder_identity, open_work
 from patchmix.interruption import interruption
-from patchmix.models.loading import CLASSIFIER_PREFIX, LoadedEncoder, resolve_encoder
+from patchmix.models.loading import CLASSIFIER_PREFIX, LoadedEncoder, untrained
 from patchmix.progress import counted, say
 from patchmix.skipped import SkippedFiles
 
@@ -77,13 +77,7 @@ def _untrained(config: FinetuneConfig) -> LoadedEncoder | None:
     if config.checkpoint != SCRATCH:
         return None
     assert config.architecture is not None
-    loaded = resolve_encoder(config.architecture, num_heads=config.num_heads, pretrained=False)
-    return dataclasses.replace(
-        loaded,
-        encoder=loaded.untrained(config.seed),
-        description=f"untrained, the architecture of {config.architecture}",
-        run_directory=None,
-    )
+    return untrained(config.architecture, num_heads=config.num_heads, seed=config.seed)
 
 
 def _identity(evaluation: Evaluation, tuner: Tuner) -> dict[str, Any]:
@@ -132,7 +126,14 @@ def _train(tuner: Tuner, work: Work, console: Console, started: float) -> list[t
     step = work.steps_done
     with (
         interruption() as interrupted,
-        TrainingProgress(console, "finetune", loader, config.epochs, work.steps_done) as progress,
+        TrainingProgress(
+            console,
+            "finetune",
+            total_steps=loader.total_steps,
+            steps_per_epoch=loader.steps_per_epoch,
+            epochs=config.epochs,
+            steps_done=work.steps_done,
+        ) as progress,
     ):
         for step, batch in enumerate(loader, start=step + 1):  # noqa: B020 - counts on from the steps done
             loss = tuner.step(step, batch)

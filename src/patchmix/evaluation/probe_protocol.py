@@ -145,7 +145,14 @@ def _train(
         unreadable = UnreadableLimit(evaluation.train, config.data.max_unreadable)
         peak = loader.batch_size / 256
         with (
-            TrainingProgress(console, "probe", loader, config.epochs, work.steps_done) as progress,
+            TrainingProgress(
+                console,
+                "probe",
+                total_steps=loader.total_steps,
+                steps_per_epoch=loader.steps_per_epoch,
+                epochs=config.epochs,
+                steps_done=work.steps_done,
+            ) as progress,
             evaluating(encoder),
         ):
             for step, batch in enumerate(loader, start=work.steps_done + 1):

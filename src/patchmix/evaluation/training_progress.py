@@ -10,16 +10,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from patchmix.data.labelled import LabelledLoader
 from patchmix.progress import Pace, create_display
 
 
 class TrainingProgress:
-    """Follows a loader's steps: a bar on a terminal, plain lines elsewhere, and one record a step for the file."""
+    """Follows the steps of training: a bar on a terminal, plain lines elsewhere, and one record a step for the file."""
 
-    def __init__(self, console: Console, title: str, loader: LabelledLoader, epochs: int, steps_done: int) -> None:
-        self._loader, self._records = loader, list[dict[str, Any]]()
-        self._pace = Pace(loader.total_steps, epochs, steps_done, time.monotonic)
+    def __init__(
+        self, console: Console, title: str, *, total_steps: int, steps_per_epoch: int, epochs: int, steps_done: int
+    ) -> None:
+        self._steps_per_epoch, self._records = steps_per_epoch, list[dict[str, Any]]()
+        self._pace = Pace(total_steps, epochs, steps_done, time.monotonic)
         self._display = create_display(console, self._pace, title)
         self._last = time.monotonic()
 
@@ -32,9 +33,9 @@ class TrainingProgress:
         self._display.close()
 
     def advance(self, step: int, loss: Tensor, num_images: int, **more: Any) -> None:
-        """A step is done; its loss stays on the device until the records are asked for."""
+        """A step is done; its loss, and tensors of `more`, stay on the device until the records are asked for."""
         now = time.monotonic()
-        epoch = (step - 1) // self._loader.steps_per_epoch
+        epoch = (step - 1) // self._steps_per_epoch
         self._records.append({"step": step, "epoch": epoch, "loss": loss.detach(), **more})
         self._pace.advance(step, epoch)
         shown = {"images_per_second": num_images / (now - self._last)}
@@ -46,7 +47,8 @@ class TrainingProgress:
         """The records since the last call, as plain numbers; on a GPU this waits for the steps."""
         records, self._records = self._records, []
         if records:
-            losses = torch.stack([each["loss"] for each in records]).tolist()
-            records = [{**each, "loss": loss} for each, loss in zip(records, losses, strict=True)]
-            self._pace.add({"loss": losses[-1]})
+            names = [name for name, value in records[0].items() if isinstance(value, Tensor)]
+            rows = torch.stack([torch.stack([each[name].float() for name in names]) for each in records]).tolist()
+            records = [each | dict(zip(names, row, strict=True)) for each, row in zip(records, rows, strict=True)]
+            self._pace.add({"loss": records[-1]["loss"]})
         return records

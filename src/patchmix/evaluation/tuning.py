@@ -20,7 +20,7 @@ from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from patchmix.checkpoint import OPTIMIZER_PREFIX, Checkpoint
+from patchmix.checkpoint import OPTIMIZER_PREFIX, Checkpoint, below
 from patchmix.config import FinetuneConfig
 from patchmix.data.augmentation import create_augment
 from patchmix.data.batches import LabelledBatch
@@ -189,9 +189,9 @@ class Tuner:
 
     def load(self, saved: Checkpoint) -> None:
         """Go on from a checkpoint of `tensors`, whose metadata has `scaler`."""
-        self.network.load_state_dict(_below(saved.tensors, NETWORK_PREFIX))
+        self.network.load_state_dict(below(saved.tensors, NETWORK_PREFIX))
         if self.ema is not None:
-            self.ema.module.load_state_dict(_below(saved.tensors, EMA_PREFIX))
+            self.ema.module.load_state_dict(below(saved.tensors, EMA_PREFIX))
         load_optimizer_tensors(self.network, self.optimizer.optimizer, saved.optimizer_tensors())
         if scaler := saved.metadata.get("scaler"):
             self.fabric.strategy.precision.load_state_dict(scaler)
@@ -237,7 +237,3 @@ def random_state_kept(device: torch.device) -> Iterator[None]:
     devices = [torch.cuda.current_device()] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         yield
-
-
-def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from patchmix import checkpoint, recipes
 from patchmix.config import EvalConfig, TuningConfig, to_dict
-from patchmix.config.options import build, shown
+from patchmix.config.detection import DetectConfig
+from patchmix.config.options import all_options, shown
 from patchmix.environment import package_versions, program
 from patchmix.errors import RunError, SaidElsewhereError, UserError
 from patchmix.files import write_text
@@ -58,7 +59,7 @@ class Work:
     """
 
     command: str
-    config: TuningConfig
+    config: TuningConfig | DetectConfig
     path: Path
     resumed: checkpoint.Checkpoint | None = None
     messages: list[str] = field(default_factory=list)
@@ -106,7 +107,7 @@ class Work:
             self.lock.close()
 
 
-def open_work(command: str, config: TuningConfig, result_path: Path, identity: dict[str, Any]) -> Work:
+def open_work(command: str, config: TuningConfig | DetectConfig, result_path: Path, identity: dict[str, Any]) -> Work:
     """Claim results/<command>/ beside `result_path`: new work, or with `config.resume` what is there.
 
     Args:
@@ -151,15 +152,15 @@ def encoder_identity(loaded: LoadedEncoder) -> dict[str, Any]:
     return {"spec": loaded.spec.to_dict(), "weights": checkpoint.checksum(state, {})}
 
 
-def command_line(command: str, config: EvalConfig) -> str:
+def command_line(command: str, config: EvalConfig | DetectConfig) -> str:
     """What to type for this config: the options that neither the defaults nor the checkpoint's run imply."""
     source = {name: getattr(config, name, None) for name in ("checkpoint", "architecture")}
     named = {name: value for name, value in source.items() if value is not None}
-    try:
-        implied = recipes.resolve_evaluation(type(config), named)
-    except UserError:  # neither says which data
-        implied = build(type(config), named)
-    plain = flatten(to_dict(implied))
+    defaults = {each.name: each.default for each in all_options(type(config)).values()}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in defaults.items()} | named
+    if isinstance(config, EvalConfig):
+        with contextlib.suppress(UserError):  # neither says which data
+            plain = flatten(to_dict(recipes.resolve_evaluation(type(config), named)))
     words = [program(), command, *(word for name, value in named.items() for word in (f"--{name}", value))]
     for name, value in flatten(to_dict(config)).items():
         if name not in ("resume", "overwrite") and value != plain[name]:

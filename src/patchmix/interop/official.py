@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from patchmix.checkpoint import below
 from patchmix.data.statistics import GREY_PHOTO_MEAN, GREY_PHOTO_STD, IMAGENET_MEAN, IMAGENET_STD
 from patchmix.errors import UserError
 from patchmix.method import ContrastiveModel
@@ -42,7 +43,7 @@ def load_pretraining(path: str | Path, num_heads: int | None = None, drop_path: 
     state = read_state(path)
     base = _part(state, "base_encoder.", path)
     spec = spec_of(base, path, num_heads)
-    projector_state, predictor_state = _below(base, "head."), _below(state, "predictor.")
+    projector_state, predictor_state = below(base, "head."), below(state, "predictor.")
     try:
         out_size, hidden_size = projector_state["6.weight"].shape
         predictor_size, _ = predictor_state["0.weight"].shape
@@ -65,7 +66,7 @@ def load_pretraining(path: str | Path, num_heads: int | None = None, drop_path: 
     if model.momentum_encoder is not None and model.momentum_projector is not None:
         momentum = _part(state, "momentum_encoder.", path)
         load_exactly(model.momentum_encoder, _without_head(momentum), path, "momentum_encoder")
-        load_exactly(model.momentum_projector, _below(momentum, "head."), path, "momentum_encoder.head")
+        load_exactly(model.momentum_projector, below(momentum, "head."), path, "momentum_encoder.head")
     return model
 
 
@@ -162,16 +163,12 @@ def load_exactly(module: nn.Module, state: State, source: str | Path, what: str)
     return len(own)
 
 
-def _below(state: State, prefix: str) -> State:
-    return {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-
-
 def _without_head(state: State) -> State:
     return {key: value for key, value in state.items() if not key.startswith("head.")}
 
 
 def _part(state: State, prefix: str, path: str | Path) -> State:
-    part = _below(state, prefix)
+    part = below(state, prefix)
     if not part:
         raise UserError(f"{path} is not a reference checkpoint: no tensors named {prefix}*")
     return part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 from dataclasses import dataclass
@@ -107,6 +108,21 @@ def resolve_encoder(source: str | Path, *, num_heads: int | None = None, pretrai
     if path.suffix == ".safetensors":
         return _from_file(path, num_heads)
     return _from_reference(path, num_heads)
+
+
+def untrained(architecture: str, *, num_heads: int | None = None, seed: int = 0) -> LoadedEncoder:
+    """An encoder before training, with the architecture of a run, a file or timm:MODEL; it belongs to no run.
+
+    Raises:
+        UserError: as `resolve_encoder`.
+    """
+    loaded = resolve_encoder(architecture, num_heads=num_heads, pretrained=False)
+    return dataclasses.replace(
+        loaded,
+        encoder=loaded.untrained(seed),
+        description=f"untrained, the architecture of {architecture}",
+        run_directory=None,
+    )
 
 
 def _from_run(path: Path, num_heads: int | None) -> LoadedEncoder:
