@@ -20,14 +20,27 @@ class SkippedFiles:
     """
 
     def __init__(self, run_directory: Path, source: ImageSource, max_unreadable: float) -> None:
-        self.path = run_directory / FILE
-        self.limit = UnreadableLimit(source, max_unreadable, [path for path, _ in self.listed()])
+        self.path, self.source = run_directory / FILE, source
+        known = [path for path, _ in self.listed()]
+        self.limit = UnreadableLimit(source, max_unreadable, known, run_directory)
         self._new: list[Skipped] = []
 
     def add(self, batch: Tried) -> bool:
         """Take note of what a batch had to skip; True where there is something to share."""
         self._new += self.limit.add(batch)
         return bool(self._new)
+
+    def note(self, batch: Batch | LabelledBatch) -> None:
+        """`add` and `share` for work in one process; files that an earlier start has listed count as well.
+
+        Raises UserError as `share` does, and where not one image of a class can be read.
+        """
+        before = self.limit.num_unreadable
+        if self.add(batch):
+            self.share()
+        if self.limit.num_unreadable > before:
+            self.limit.check()
+            self.limit.check_classes(self.source)
 
     def share(self) -> None:
         """List what any process found; all processes must call it.

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 from patchmix.config.evaluation import EvalConfig, FrozenConfig
-from patchmix.config.options import BELOW_ONE, FRACTION, NON_NEGATIVE, POSITIVE, POSITIVES, Accept, option, require
+from patchmix.config.options import (
+    BELOW_ONE,
+    FRACTION,
+    NON_NEGATIVE,
+    POSITIVE,
+    POSITIVES,
+    Accept,
+    option,
+    own_options,
+    require,
+)
 
 # ruff: noqa: RUF009  (`option` makes a dataclass field, which the rule does not see)
 
@@ -67,6 +77,16 @@ class ProbeConfig(TuningConfig, FrozenConfig):
         super().__post_init__()
         expected = "null with --fast, which has no learning rates but --penalties"
         require(not (self.fast and self.lr is not None), "lr", self.lr, expected)
+        if not self.fast:
+            return
+        for name in ("resume", "overwrite"):
+            expected = "false with --fast, which keeps no work to go on with (--cache keeps features)"
+            require(not getattr(self, name), name, True, expected)
+        expected = "null with --fast, which has no steps (run.batch_size: images per forward pass)"
+        require(self.batch_size is None, "batch_size", self.batch_size, expected)
+        usual = own_options(ProbeConfig)["epochs"].default  # whether it was given cannot be told
+        expected = "with --fast, which has no epochs but --copies, leave it out"
+        require(self.epochs == usual, "epochs", self.epochs, expected)
 
 
 @dataclass(frozen=True)

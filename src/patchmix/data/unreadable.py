@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -38,10 +39,13 @@ class UnreadableLimit:
         source: the training images.
         max_share: data.max_unreadable.
         known: paths that were listed before (by the run that is resumed), as `tsv_field`s; they are not new any more.
+        where: the directory whose skipped.tsv lists them, for the message.
     """
 
-    def __init__(self, source: ImageSource, max_share: float, known: Iterable[str] = ()) -> None:
-        self.name, self.max_share = source.name, max_share
+    def __init__(
+        self, source: ImageSource, max_share: float, known: Iterable[str] = (), where: Path | str = "the run"
+    ) -> None:
+        self.name, self.max_share, self.where = source.name, max_share, where
         self._tried = np.zeros(len(source), dtype=bool)
         self._unreadable = np.zeros(len(source), dtype=bool)
         self._listed = set(known)
@@ -83,7 +87,7 @@ class UnreadableLimit:
         if tried >= MIN_TRIED and unreadable > self.max_share * tried:
             raise UserError(
                 f"{unreadable} of {tried} images of {self.name} cannot be read, more than "
-                f"data.max_unreadable = {self.max_share:g} allows: skipped.tsv in the run says which and "
+                f"data.max_unreadable = {self.max_share:g} allows: skipped.tsv in {self.where} says which and "
                 "why; mend them, or raise the option"
             )
 

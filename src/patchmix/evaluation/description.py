@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
@@ -46,13 +47,27 @@ def describe_settings(evaluation: OpenedEncoder) -> dict[str, Any]:
 
 def describe_skipped(train: Features, test: Features, console: Console) -> dict[str, list[list[Any]]]:
     """The `skipped` entry of a result, [[path, why], ...] for each split, said on the console as well."""
-    entry = {}
-    for split, found in (("train", train), ("test", test)):
-        entry[split] = [[tsv_field(path), why] for _, path, why in found.skipped]
-        if found.skipped and not (split == "test" and test is train):
-            _, path, why = found.skipped[0]
-            bad = len(found.skipped)
-            total = f"{bad + len(found.indices):,} {'training' if split == 'train' else split} images"
-            left_out = "is left out" if bad == 1 else "are left out, all named in the result; the first"
-            say(console, f"{bad:,} of {total} cannot be read and {left_out}: {tsv_field(path)}: {why}")
-    return entry
+    splits = {"train": train} if test is train else {"train": train, "test": test}
+    named = {
+        split: say_skipped(
+            split,
+            [(tsv_field(path), why) for _, path, why in found.skipped],
+            len(found.skipped) + len(found.indices),
+            console,
+        )
+        for split, found in splits.items()
+    }
+    return {"train": named["train"], "test": named.get("test", named["train"])}
+
+
+def say_skipped(split: str, skipped: Sequence[tuple[str, str]], total: int, console: Console) -> list[list[Any]]:
+    """[[path, why], ...] of the images of a split that were left out, of `total`, said on the console as well.
+
+    Paths are `tsv_field`s.
+    """
+    if skipped:
+        bad, (path, why) = len(skipped), skipped[0]
+        of = f"{total:,} {'training' if split == 'train' else split} images"
+        left_out = "is left out" if bad == 1 else "are left out, all named in the result; the first"
+        say(console, f"{bad:,} of {of} cannot be read and {left_out}: {path}: {why}")
+    return [list(each) for each in skipped]

@@ -35,10 +35,13 @@ class Amount:
         return f"{self.number:g} %" if self.percent else f"{self.number} per class"
 
     def of_each_class(self, counts: Sequence[int]) -> list[int]:
-        """Labels of each class, from the numbers of images; a share is rounded, and at least one."""
+        """Labels of each class, from the numbers of images; a share is rounded, and at least one.
+
+        A class without images gets none.
+        """
         if not self.percent:
-            return [int(self.number)] * len(counts)
-        return [max(1, round(count * self.number / 100)) for count in counts]
+            return [int(self.number) if count else 0 for count in counts]
+        return [max(1, round(count * self.number / 100)) if count else 0 for count in counts]
 
 
 def choose_amounts(
@@ -46,21 +49,23 @@ def choose_amounts(
 ) -> tuple[list[Amount], list[Amount]]:
     """The amounts to measure, and those of the usual ones that some class cannot give.
 
-    `labels` are those of the images that can be read. Raises UserError where a class cannot give an amount that the
-    user asked for; it names the classes.
+    `labels` are those of the images that can be read; classes without any are none to learn. Raises UserError where a
+    class cannot give an amount that the user asked for; it names the classes.
     """
-    counts = labels.bincount(minlength=len(classes)).tolist()
+    numbers = dict(zip(classes, labels.bincount(minlength=len(classes)).tolist(), strict=True))
+    counts = {name: count for name, count in numbers.items() if count}
+    fewest = min(counts.values())
     asked = config.labels_per_class
     wanted = [Amount(number) for number in dict.fromkeys(asked or (() if config.percent else USUAL_AMOUNTS))]
-    possible = [amount for amount in wanted if amount.number <= min(counts)]
+    possible = [amount for amount in wanted if amount.number <= fewest]
     left_out = [amount for amount in wanted if amount not in possible]
     if left_out and (asked is not None or not possible):
         most = left_out[-1].number
-        short = [f"{name} ({count})" for name, count in zip(classes, counts, strict=True) if count < most]
+        short = [f"{name} ({count})" for name, count in counts.items() if count < most]
         named = ", ".join(short[:5]) + (f" and {len(short) - 5} more" if len(short) > 5 else "")
         raise UserError(
             f"labels_per_class = {most} is more than some classes have training images: {named}; "
-            f"at most {min(counts)} is possible"
+            f"at most {fewest} is possible"
         )
     return possible + [Amount(share, percent=True) for share in dict.fromkeys(config.percent)], left_out
 

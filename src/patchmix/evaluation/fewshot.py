@@ -47,7 +47,9 @@ from patchmix.evaluation.results import (
 )
 from patchmix.evaluation.scores import interval_over_draws, per_class
 from patchmix.evaluation.tuning import tune
-from patchmix.evaluation.tuning_recipe import BATCH_SIZE
+from patchmix.evaluation.tuning_recipe import make_plan
+from patchmix.models.loading import LoadedEncoder
+from patchmix.models.spec import EncoderSpec
 from patchmix.progress import say
 
 MAX_ITERATIONS = 2000
@@ -148,7 +150,7 @@ def fewshot(config: FewshotConfig, console: Console | None = None) -> dict[str, 
                 continue
             column = ["from scratch" if classifier == "finetune" and subject.prefix else subject.title]
             for amount in amounts:
-                each_class = amount.of_each_class(labels.bincount().tolist())
+                each_class = amount.of_each_class(labels.bincount(minlength=len(classes)).tolist())
                 drawn = (
                     torch.from_numpy(draw_labelled(labels, each_class, seed=config.seed, draw=draw))
                     for draw in range(config.draws)
@@ -215,6 +217,12 @@ def _classifier(
     return logistic
 
 
+def enough_epochs(options: FinetuneConfig, loaded: LoadedEncoder, spec: EncoderSpec, num_images: int) -> int:
+    """Epochs of fine-tuning on so many images: those of the options, or as many as make FINETUNE_STEPS steps."""
+    steps_per_epoch = make_plan(options, spec, loaded.encoder, num_images).steps_per_epoch
+    return max(options.epochs, math.ceil(FINETUNE_STEPS / steps_per_epoch))
+
+
 def _finetuning(subject: Subject, evaluation: Evaluation, config: FewshotConfig) -> Predict:
     loaded = evaluation.loaded
     if subject.prefix:
@@ -225,8 +233,7 @@ def _finetuning(subject: Subject, evaluation: Evaluation, config: FewshotConfig)
     test = Subset(evaluation.test, subject.test.indices.numpy())
 
     def finetuned(drawn: Tensor) -> Tensor:
-        least = math.ceil(FINETUNE_STEPS / math.ceil(len(drawn) / BATCH_SIZE))
-        epochs = config.finetune_epochs or max(options.epochs, least)
+        epochs = config.finetune_epochs or enough_epochs(options, loaded, evaluation.spec, len(drawn))
         logits = tune(
             loaded,
             Subset(evaluation.train, subject.train.indices[drawn].numpy()),

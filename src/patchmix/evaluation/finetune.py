@@ -18,6 +18,7 @@ from torch import Tensor
 from patchmix import checkpoint
 from patchmix.config import FinetuneConfig, to_dict
 from patchmix.environment import package_versions
+from patchmix.errors import UserError
 from patchmix.evaluation.description import describe_data, describe_settings
 from patchmix.evaluation.features import Features
 from patchmix.evaluation.opening import Evaluation, num_workers, open_evaluation
@@ -42,8 +43,8 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> dict[str
 
     Metrics are `top1` and `top5` of the trained network, `top1_ema` and `top5_ema` of its weights' moving average;
     `classification` has the network's figures per class. The network is kept in results/finetune/model.safetensors,
-    a file that `--checkpoint` takes. Raises UserError for whatever the user can mend, RunError where the loss is
-    not finite or the disk is full.
+    a file that `--checkpoint` takes. Raises UserError for whatever the user can mend, RunError where the loss or the
+    logits are not finite or the disk is full.
     """
     console = console or Console()
     started = time.perf_counter()
@@ -65,6 +66,7 @@ def finetune(config: FinetuneConfig, console: Console | None = None) -> dict[str
             started -= 0.0 if work.resumed is None else work.resumed.metadata["seconds"]
             skipped = _train(tuner, work, console, started)
             measured = {"": tuner.logits(evaluation.test, console=console)}
+            _refuse_unreadable(evaluation, measured[""])
             if tuner.ema is not None:
                 measured["_ema"] = tuner.logits(evaluation.test, ema=True, console=console, title="moving average")
             _write_network(work.path / MODEL_FILE, evaluation, tuner)
@@ -137,9 +139,7 @@ def _train(tuner: Tuner, work: Work, console: Console, started: float) -> list[t
     ):
         for step, batch in enumerate(loader, start=step + 1):  # noqa: B020 - counts on from the steps done
             loss = tuner.step(step, batch)
-            if skipped.add(batch):
-                skipped.share()
-                skipped.limit.check_classes(tuner.train)
+            skipped.note(batch)
             progress.advance(step, loss, len(batch.labels), lr=learning_rate(config, plan, step - 1))
             end = step % (config.checkpoint_every_epochs * plan.steps_per_epoch) == 0 or step == plan.total_steps
             if end or interrupted or step % flush_every == 0:
@@ -154,6 +154,14 @@ def _train(tuner: Tuner, work: Work, console: Console, started: float) -> list[t
     if interrupted:
         work.stop(interrupted, step, console)
     return skipped.listed()
+
+
+def _refuse_unreadable(evaluation: Evaluation, measured: Features) -> None:
+    """UserError where more than `data.max_unreadable` of the test images cannot be read."""
+    try:
+        evaluation.check_readable(evaluation.test, measured.skipped)
+    except UserError as error:
+        raise UserError(f"{error}. What was trained is saved: raise the option and measure with --resume") from None
 
 
 def _write_network(path: Path, evaluation: Evaluation, tuner: Tuner) -> None:
@@ -207,7 +215,7 @@ def _report(
     for split, found_bad in left_out.items():
         if found_bad:
             say(console, f"{len(found_bad):,} {split} images cannot be read; the first: {': '.join(found_bad[0])}")
-    on = evaluation.summary.removeprefix(f"{SCRATCH} ")
+    on = evaluation.summary_of(len(first.labels)).removeprefix(f"{SCRATCH} ")
     begun = f"From scratch, {config.architecture}, " if config.checkpoint == SCRATCH else "Fine-tuned, "
     print_table(console, f"{begun}{counted(config.epochs, 'epoch')}, {on}", ["", "top-1 %", "top-5 %"], rows)
     # After the tables: a full disk must not take what was measured with it.

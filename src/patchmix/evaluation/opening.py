@@ -132,7 +132,12 @@ class Evaluation(OpenedEncoder):
     @property
     def summary(self) -> str:
         """What is measured on what, for a table's title."""
-        images = f"{len(self.train):,} training and {len(self.test):,} test images"
+        return self.summary_of(len(self.test))
+
+    def summary_of(self, num_measured: int) -> str:
+        """`summary` where so many of the test images could be read."""
+        of = "" if num_measured == len(self.test) else f"{num_measured:,} of "
+        images = f"{len(self.train):,} training and {of}{len(self.test):,} test images"
         if self.leaves_one_out:
             images = f"{len(self.train):,} images, each beside all the others"
         return (

@@ -20,11 +20,11 @@ from patchmix.data.augmentation import create_augment
 from patchmix.data.labelled import LabelledLoader
 from patchmix.data.loading import normalise
 from patchmix.data.sources import Subset
-from patchmix.data.unreadable import UnreadableLimit
+from patchmix.data.unreadable import tsv_field
 from patchmix.errors import RunError, UserError
 from patchmix.evaluation.augmented import probe_augmentation
-from patchmix.evaluation.description import describe_skipped
-from patchmix.evaluation.features import autocast, evaluating
+from patchmix.evaluation.description import say_skipped
+from patchmix.evaluation.features import Features, autocast, evaluating
 from patchmix.evaluation.opening import Evaluation, num_workers
 from patchmix.evaluation.pooling import ProbeEncoder
 from patchmix.evaluation.probe_heads import LinearHeads, held_out
@@ -34,6 +34,7 @@ from patchmix.evaluation.work import encoder_identity, open_work
 from patchmix.interruption import interruption
 from patchmix.progress import say
 from patchmix.schedules import cosine
+from patchmix.skipped import SkippedFiles
 
 PUBLISHED_LR = {192: 0.05, 384: 0.02}  # by width, up to this one; else:
 WIDEST_LR = 0.01
@@ -63,7 +64,7 @@ def protocol_probe(evaluation: Evaluation, config: ProbeConfig, path: Path, cons
     lrs = learning_rates(config, evaluation.spec.width)
     slices = available(encoder.slices, config.poolings)
     heads = LinearHeads(slices, lrs, len(train.classes), sets=2, seed=config.seed, device=evaluation.device)
-    _train(evaluation, config, encoder, heads, held, path, console)
+    unreadable = dict(_train(evaluation, config, encoder, heads, held, path, console))
 
     chosen_by = evaluation.features(
         encoder, Subset(train, held.nonzero()[:, 0].numpy()), evaluation.spec, "held out", console
@@ -88,7 +89,11 @@ def protocol_probe(evaluation: Evaluation, config: ProbeConfig, path: Path, cons
         for each in grid
         if (each.pooling, each.value) == (published.pooling, published.value) and each.holdout_top1 is not None
     ]
-    skipped = describe_skipped(chosen_by, test, console)
+    unreadable |= _named(chosen_by)  # since training began
+    skipped = {
+        "train": say_skipped("train", list(unreadable.items()), len(train), console),
+        "test": say_skipped("test", list(_named(test).items()), len(evaluation.test), console),
+    }
     return Outcome("lr", int(held.sum()), grid, chosen, rows, skipped, {"num_blocks": encoder.num_blocks})
 
 
@@ -116,8 +121,8 @@ def _train(
     held: Tensor,
     path: Path,
     console: Console,
-) -> None:
-    """All steps that are left, saved at the ends of epochs and when a signal comes."""
+) -> list[tuple[str, str]]:
+    """All steps that are left, saved at the ends of epochs and when a signal comes; returns what cannot be read."""
     kind = probe_augmentation(config.augmentation, config.data)
     identity = {
         "train": evaluation.train.fingerprint,
@@ -142,7 +147,7 @@ def _train(
             num_workers=num_workers(config.data, evaluation.train, evaluation.device),
             pin_memory=evaluation.device.type == "cuda",
         )
-        unreadable = UnreadableLimit(evaluation.train, config.data.max_unreadable)
+        skipped = SkippedFiles(work.path, evaluation.train, config.data.max_unreadable)
         peak = loader.batch_size / 256
         with (
             TrainingProgress(
@@ -156,16 +161,15 @@ def _train(
             evaluating(encoder),
         ):
             for step, batch in enumerate(loader, start=work.steps_done + 1):
-                if unreadable.add(batch):
-                    unreadable.check()
-                    unreadable.check_classes(evaluation.train)
+                skipped.note(batch)
                 labels = batch.labels.to(evaluation.device)
                 # [n, sets]: all images teach the heads that are reported, the kept ones those that choose.
                 kept = (~held[batch.indices]).double()
                 counts = torch.stack([torch.ones_like(kept), kept], dim=1)
                 weights = (counts / counts.sum(dim=0).clamp(min=1)).float().to(evaluation.device)
                 features = _features(evaluation, encoder, batch.images)
-                losses = heads.step(features, labels, weights, peak * cosine(1.0, 0.0, step - 1, loader.total_steps))
+                share = learning_rate_share(step, loader.total_steps)
+                losses = heads.step(features, labels, weights, peak * share)
                 progress.advance(step, losses[:, : len(heads.lrs)].min(), len(labels))
                 done = step == loader.total_steps
                 if done or interrupted or step % (config.checkpoint_every_epochs * loader.steps_per_epoch) == 0:
@@ -174,6 +178,17 @@ def _train(
                 if interrupted and not done:
                     work.stop(interrupted, step, console)
         work.finish()
+        return skipped.listed()
+
+
+def learning_rate_share(step: int, total_steps: int) -> float:
+    """What a step, counted from 1, takes of a head's learning rate: cosine to 0; of a single step all, not 0."""
+    return 1.0 if total_steps == 1 else cosine(1.0, 0.0, step - 1, total_steps)
+
+
+def _named(features: Features) -> dict[str, str]:
+    """Path, as skipped.tsv has it, and why of each image that could not be read."""
+    return {tsv_field(path): tsv_field(why) for _, path, why in features.skipped}
 
 
 def _features(evaluation: Evaluation, encoder: ProbeEncoder, images: Tensor) -> Tensor:

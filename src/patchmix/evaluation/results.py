@@ -24,6 +24,7 @@ Interval = tuple[float, float]
 WHERE_AND_HOW_FAST = frozenset(
     (
         *("output", "cache", "resume", "overwrite", "checkpoint_every_epochs", "chunk_size", "used"),
+        "network",  # where what was trained lies
         *("root", "data.root", "data.num_workers", "run.device", "run.num_threads", "run.batch_size"),
     )
 )
@@ -41,7 +42,9 @@ def wilson_interval(correct: float, total: int, confidence: float = 0.95) -> Int
     share = correct / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total)) / (1 + z * z / total)
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
+    # Exact at the ends, which rounding misses: no interval leaves its own accuracy out.
+    low = 0.0 if correct == 0 else 100 * max(0.0, centre - half)
+    return low, 100.0 if correct == total else 100 * min(1.0, centre + half)
 
 
 def spread(accuracies: Sequence[float]) -> float:
@@ -153,7 +156,7 @@ def _asked_for_in(path: Path) -> dict[str, Any] | None:
 
 def with_interval(value: float, interval: Interval) -> str:
     """`96.4 ± 1.3`, by the wider side; `99.9 +0.1 −0.6` where that would reach beyond 0 or 100."""
-    below, above = value - interval[0], interval[1] - value
+    below, above = max(0.0, value - interval[0]), max(0.0, interval[1] - value)
     wider = max(below, above)
     if value - wider >= 0 and value + wider <= 100:
         return f"{value:.1f} ± {wider:.1f}"

@@ -154,10 +154,11 @@ class Tuner:
 
         Raises:
             UserError: not one image can be read; too little memory.
+            RunError: logits that are not finite.
         """
         assert self.ema is not None or not ema
         try:
-            return extract(
+            found = extract(
                 self.ema.module if ema and self.ema is not None else self.network,
                 source,
                 self.spec,
@@ -173,6 +174,13 @@ class Tuner:
         except torch.OutOfMemoryError:
             size = self.config.run.batch_size
             raise UserError(f"the device has too little memory for run.batch_size = {size}: lower it") from None
+        if bad := int((~torch.isfinite(found.features).all(dim=1)).sum()):
+            raise RunError(
+                f"the logits of the {'moving average' if ema else 'trained network'} are not finite for {bad:,} of "
+                f"{len(found.features):,} {source.split} images: begin anew with a lower lr, with clip_grad_norm 1, or "
+                "with run.precision 32-true or bf16-mixed"
+            )
+        return found
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint needs: network, moving average, optimiser."""
@@ -211,7 +219,7 @@ def tune(
 ) -> Tensor:
     """Train on `train` from beginning to end, without files, and return the logits [n, c] of `test`'s readable images.
 
-    The caller's random state is as before. Raises UserError, and RunError where the loss is not finite.
+    The caller's random state is as before. Raises UserError, and RunError where the loss or logits are not finite.
     """
     with random_state_kept(device):
         tuner = Tuner(loaded, train, spec, config, device=device, precision=precision, num_workers=num_workers)

@@ -117,7 +117,8 @@ def open_work(command: str, config: TuningConfig | DetectConfig, result_path: Pa
 
     Raises:
         UserError: work that is there already without --resume or --overwrite; with --resume none, or one with other
-            options, images or weights; another process in it; a directory that cannot be read or written.
+            options, images or weights; new work that begins from a file in there; another process in it; a directory
+            that cannot be read or written.
     """
     path = result_path.with_suffix("")
     marked = (path / WORK_FILE).is_file()
@@ -125,15 +126,20 @@ def open_work(command: str, config: TuningConfig | DetectConfig, result_path: Pa
         raise UserError(f"nothing to resume: {path} holds no work of {command}; leave --resume out to begin")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file where {command} keeps its work: move it, or name another --output")
+    if not config.resume:
+        _refuse_own_source(command, config, path)
     work = Work(command, config, path, lock=claim_directory(path))
     try:
         if config.resume:
             _refuse_other_work(work, identity)
             _find_position(work)
-        elif marked and _has_begun(path) and not config.overwrite:
+        elif _has_begun(path) and not config.overwrite:
             raise UserError(
                 f"{path} holds work of {command} already: add --resume to go on with it, --overwrite to begin anew, or "
                 "name another --output"
+                if marked
+                else f"{path} holds what was trained, but no {WORK_FILE} that says how: name another --output, or add "
+                "--overwrite to delete it and begin anew"
             )
         else:
             _clear(path)
@@ -170,8 +176,27 @@ def command_line(command: str, config: EvalConfig | DetectConfig) -> str:
 
 
 def _has_begun(path: Path) -> bool:
-    """Whether there is anything to lose: a checkpoint or a logged step."""
-    return bool(checkpoint.list_checkpoints(path)) or any(read_metrics(path / METRICS_FILE))
+    """Whether there is anything to lose: a trained network, a checkpoint or a logged step."""
+    there = (path / MODEL_FILE).exists() or checkpoint.list_checkpoints(path)
+    return bool(there) or any(read_metrics(path / METRICS_FILE))
+
+
+def _refuse_own_source(command: str, config: TuningConfig, path: Path) -> None:
+    """UserError where new work would begin from a file that it deletes now or replaces when it is done.
+
+    Until then --resume loads that file again.
+    """
+    lost = {file.resolve() for file in (*_own_files(path), path / MODEL_FILE)}
+    for name in ("checkpoint", "architecture"):
+        source = getattr(config, name, None)
+        if source is None:
+            continue
+        files = checkpoint.list_checkpoints(Path(source)) if Path(source).is_dir() else [Path(source)]
+        if any(file.resolve() in lost for file in files):
+            raise UserError(
+                f"{name} = {source} lies in {path}, where {command} would begin anew and replace it: name another "
+                "--output, or move the file elsewhere first"
+            )
 
 
 def _refuse_other_work(work: Work, identity: dict[str, Any]) -> None:
@@ -218,10 +243,15 @@ def _find_position(work: Work) -> None:
     truncate_metrics(work.path / METRICS_FILE, work.steps_done or -1)
 
 
+def _own_files(path: Path) -> list[Path]:
+    """What work of ours keeps for itself. MODEL_FILE is the user's until a new one replaces it."""
+    checkpoints = sorted((path / "checkpoints").glob("step-*.safetensors*"))
+    return [*(path / name for name in (WORK_FILE, METRICS_FILE, SKIPPED_FILE)), *checkpoints]
+
+
 def _clear(path: Path) -> None:
-    """Delete what work of ours left, and nothing else."""
-    own = (WORK_FILE, METRICS_FILE, MODEL_FILE, SKIPPED_FILE)
-    for file in (*(path / name for name in own), *(path / "checkpoints").glob("step-*.safetensors*")):
+    """Delete what work of ours left, and nothing else; a trained network stays until the new one takes its place."""
+    for file in _own_files(path):
         file.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # other files lie in it
         (path / "checkpoints").rmdir()

@@ -14,6 +14,7 @@ from patchmix.data.datasets import ArraySource, ImageSource, UnreadableImage, op
 from patchmix.data.loading import Batch, Skipped, TrainingLoader
 from patchmix.data.unreadable import UnreadableLimit
 from patchmix.errors import UserError
+from patchmix.skipped import SkippedFiles
 
 
 def batches(source: ImageSource, batch_size: int, workers: int = 0) -> list[Batch]:
@@ -76,6 +77,24 @@ def test_the_limit_counts_each_image_once_and_only_after_200() -> None:
     limit.add(skipped_batch(list(range(360)), []))
     limit.check()  # 40 of 400 is not more than a tenth
     assert limit.num_unreadable == 40
+
+
+def test_too_many_unreadable_files_are_listed_where_the_message_says(tmp_path) -> None:
+    skipped = SkippedFiles(tmp_path, array_source(1000), 0.1)
+    assert skipped.add(skipped_batch(list(range(200)), list(range(900, 940))))
+    with pytest.raises(UserError, match=rf"40 of 240 .*: skipped\.tsv in {re.escape(str(tmp_path))} says which"):
+        skipped.share()
+    assert len(skipped.listed()) == 40
+
+
+def test_going_on_does_not_lift_the_limit(tmp_path) -> None:
+    batch = skipped_batch(list(range(200)), list(range(900, 940)))
+    for _ in range(2):
+        with pytest.raises(UserError, match="40 of 240"):
+            SkippedFiles(tmp_path, array_source(1000), 0.1).note(batch)
+    skipped = SkippedFiles(tmp_path, array_source(1000), 0.2)
+    skipped.note(batch)
+    assert len(skipped.listed()) == 40
 
 
 def test_files_that_were_listed_before_are_not_new() -> None:

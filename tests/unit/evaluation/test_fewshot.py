@@ -11,12 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
-from patchmix.config import FewshotConfig
+from patchmix.config import DataConfig, FewshotConfig, FinetuneConfig
 from patchmix.errors import UserError
 from patchmix.evaluation import fewshot as module
 from patchmix.evaluation.few_labels import Amount, choose_amounts, draw_labelled
-from patchmix.evaluation.fewshot import predict_logistic
+from patchmix.evaluation.fewshot import enough_epochs, predict_logistic
 from patchmix.evaluation.logistic import equalise
+from patchmix.models.loading import LoadedEncoder
 
 
 @settings(max_examples=30, deadline=None)
@@ -103,6 +104,27 @@ def test_shares_alone_are_measured_alone_and_beside_amounts_that_are_asked_for()
     labels = torch.arange(40) % 2
     assert chosen(labels, percent=(1.0, 12.5)) == (["1_percent", "12.5_percent"], [])
     assert chosen(labels, percent=(10.0,), labels_per_class=(2, 2)) == (["2_per_class", "10_percent"], [])
+
+
+def test_a_class_without_any_image_is_none_to_learn() -> None:
+    labels = torch.tensor([0, 2] * 10)
+    classes = ("cat", "dog", "newt", "owl")
+    config = FewshotConfig(checkpoint="x", labels_per_class=(10,), percent=(10.0,))
+    amounts, left_out = choose_amounts(labels, classes, config)
+    assert ([amount.name for amount in amounts], left_out) == (["10_per_class", "10_percent"], [])
+    for amount, each in zip(amounts, (10, 1), strict=True):
+        of_each_class = amount.of_each_class(labels.bincount(minlength=4).tolist())
+        assert of_each_class == [each, 0, each, 0]
+        assert len(draw_labelled(labels, of_each_class, seed=0, draw=0)) == 2 * each
+    config = FewshotConfig(checkpoint="x", labels_per_class=(11,))
+    with pytest.raises(UserError, match=r": cat \(10\), newt \(10\); at most 10 is possible"):
+        choose_amounts(labels, classes, config)
+
+
+@pytest.mark.parametrize(("name", "num_images", "epochs"), [("imagenet", 2000, 200), ("folder", 2000, 100)])
+def test_fine_tuning_has_enough_steps_of_the_batch_size_it_takes(encoder, spec, name, num_images, epochs) -> None:
+    options = FinetuneConfig(checkpoint="x", data=DataConfig(name=name, root="images"))
+    assert enough_epochs(options, LoadedEncoder(encoder, spec, "one"), spec, num_images) == epochs
 
 
 def test_a_share_is_rounded_in_each_class_and_at_least_one() -> None:

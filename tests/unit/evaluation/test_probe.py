@@ -20,12 +20,13 @@ from patchmix.config import DataConfig, EvalRunConfig, ProbeConfig
 from patchmix.errors import RunError, UserError
 from patchmix.evaluation.probe import probe
 from patchmix.evaluation.probe_outcome import GridEntry, available, best
-from patchmix.evaluation.probe_protocol import learning_rates
+from patchmix.evaluation.probe_protocol import learning_rate_share, learning_rates
 
 
 def run_probe(run: Path, folder: Path, **options: Any) -> tuple[dict[str, Any], str]:
     text = io.StringIO()
-    given = {"epochs": 4, "batch_size": 16, "augmentation": "pad", **options}
+    steps = {} if options.get("fast") else {"epochs": 4, "batch_size": 16}
+    given = {**steps, "augmentation": "pad", **options}
     data = DataConfig(name="folder", root=str(folder), num_workers=0)
     machine = EvalRunConfig(device="cpu", num_threads=1)
     config = ProbeConfig(checkpoint=str(run), data=data, run=machine, **given)
@@ -172,9 +173,50 @@ def test_learning_rates_do_not_belong_to_the_fast_probe() -> None:
         ProbeConfig(checkpoint="x", fast=True, lr=(0.1,))
 
 
+@pytest.mark.parametrize("given", [{"resume": True}, {"overwrite": True}, {"batch_size": 16}, {"epochs": 10}])
+def test_what_the_fast_probe_has_not_is_refused(given: dict[str, Any]) -> None:
+    (name,) = given
+    with pytest.raises(UserError, match=rf"{name} = \w+ is not accepted: .*with --fast, which "):
+        ProbeConfig(checkpoint="x", fast=True, **given)
+    assert getattr(ProbeConfig(checkpoint="x", **given), name) == given[name]
+    assert ProbeConfig(checkpoint="x", fast=True).fast
+
+
+def test_all_unreadable_training_images_are_listed(run: Path, folder: Path) -> None:
+    broken = [f"{index:03d}.png" for index in range(0, 12, 2)]
+    for name in broken:
+        (folder / "train" / "left" / name).write_bytes(b"no image")
+    (folder / "test" / "top" / "001.png").write_bytes(b"no image")
+    result, text = run_probe(run, folder)
+    assert sorted(Path(path).name for path, _ in result["skipped"]["train"]) == broken
+    assert [Path(path).name for path, _ in result["skipped"]["test"]] == ["001.png"]
+    assert "6 of 40 training images cannot be read and are left out" in text
+    assert "1 of 20 test images cannot be read and is left out" in text
+    listed = (run / "results" / "probe" / "skipped.tsv").read_text().splitlines()
+    assert [line.split("\t") for line in listed] == result["skipped"]["train"]
+
+
+def test_a_probe_of_a_single_step_learns(run: Path, folder: Path, tmp_path: Path) -> None:
+    ends = []
+    for lr in (0.1, 1.0):
+        output = tmp_path / f"lr-{lr}"
+        run_probe(run, folder, epochs=1, batch_size=64, lr=(lr,), poolings=("token",), output=str(output))
+        (path,) = checkpoint.list_checkpoints(output / "results" / "probe")
+        assert path.name == "step-00000001.safetensors"
+        ends.append(checkpoint.read(path).tensors["weight.token"])
+    assert not ends[0].equal(ends[1])
+
+
+def test_the_learning_rate_falls_to_0_unless_there_is_one_step_alone() -> None:
+    assert learning_rate_share(1, 1) == 1
+    assert [learning_rate_share(step, 3) for step in (1, 2, 3)] == pytest.approx([1, 0.5, 0])
+    assert [learning_rate_share(step, 2) for step in (1, 2)] == [1, 0]
+
+
 @pytest.mark.parametrize("fast", [True, False])
 def test_a_class_without_a_readable_training_image_is_refused(fast: bool, run: Path, folder: Path) -> None:
     for file in (folder / "train" / "left").iterdir():
         file.write_bytes(b"no image")
-    with pytest.raises(UserError, match="no training image of class left can be read"):
-        run_probe(run, folder, fast=fast)
+    for options in ({}, {} if fast else {"resume": True}):
+        with pytest.raises(UserError, match="no training image of class left can be read"):
+            run_probe(run, folder, fast=fast, **options)

@@ -55,6 +55,24 @@ def test_wilson_interval_contains_the_accuracy_and_stays_between_0_and_100(total
     assert high > low
 
 
+def test_all_right_and_none_right_are_the_ends_of_their_intervals() -> None:
+    totals = (*range(1, 200), 1000, 9999)
+    assert {wilson_interval(total, total)[1] for total in totals} == {100}
+    assert {wilson_interval(0, total)[0] for total in totals} == {0}
+
+
+def test_an_end_that_rounding_moved_has_no_minus_sign() -> None:
+    assert with_interval(100.0, (97.3, 99.99999999999999)) == "100.0 +0.0 −2.7"
+    assert with_interval(0.0, (1e-15, 2.7)) == "0.0 +2.7 −0.0"
+
+
+def test_where_the_trained_network_lies_is_no_other_setting(tmp_path: Path) -> None:
+    path = result_path("finetune", None, str(tmp_path))
+    for network in ("results/finetune/model.safetensors", str(tmp_path / "model.safetensors")):
+        write_result(path, **entries(command="finetune", settings={"seed": 0, "network": network}))
+    assert os.listdir(path.parent) == ["finetune.json"]
+
+
 def test_one_draw_has_no_spread() -> None:
     assert spread([80.0]) == 0
     assert spread([79.0, 81.0]) == pytest.approx(math.sqrt(2))

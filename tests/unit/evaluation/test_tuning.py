@@ -258,6 +258,19 @@ def test_a_loss_that_is_not_finite_ends_it(loaded, spec, make_striped) -> None:
         tune(loaded, make_striped(20), make_striped(20, "test"), spec, config(lr=1e30, warmup_lr=1e30), **CPU)
 
 
+def test_logits_that_are_not_finite_are_no_result(tuner, make_striped) -> None:
+    made, test = tuner(ema_decay=0.9), make_striped(20, "test")
+    with torch.no_grad():
+        made.ema.module.get_classifier().bias.fill_(torch.inf)
+    assert made.logits(test).features.isfinite().all()
+    with pytest.raises(RunError, match=r"logits of the moving average are not finite for 20 of 20 test images: begin"):
+        made.logits(test, ema=True)
+    with torch.no_grad():
+        made.network.get_classifier().bias[0] = torch.nan
+    with pytest.raises(RunError, match=r"logits of the trained network are not finite"):
+        made.logits(test)
+
+
 def test_bf16_trains_too(loaded, spec, make_striped) -> None:
     device = {"device": torch.device("cpu"), "precision": "bf16-mixed"}
     made = Tuner(loaded, make_striped(20), spec, config(), **device)
