@@ -30,7 +30,7 @@ class SkippedFiles:
         self._new += self.limit.add(batch)
         return bool(self._new)
 
-    def note(self, batch: Batch | LabelledBatch) -> None:
+    def note(self, batch: Tried) -> None:
         """`add` and `share` for work in one process; files that an earlier start has listed count as well.
 
         Raises UserError as `share` does, and where not one image of a class can be read.

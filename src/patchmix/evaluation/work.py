@@ -181,7 +181,7 @@ def _has_begun(path: Path) -> bool:
     return bool(there) or any(read_metrics(path / METRICS_FILE))
 
 
-def _refuse_own_source(command: str, config: TuningConfig, path: Path) -> None:
+def _refuse_own_source(command: str, config: TuningConfig | DetectConfig, path: Path) -> None:
     """UserError where new work would begin from a file that it deletes now or replaces when it is done.
 
     Until then --resume loads that file again.

@@ -165,8 +165,7 @@ def _train(
     ):
         for step, batch in enumerate(loader, start=step + 1):  # noqa: B020 - counts on from the steps done
             loss, parts = trainer.step(step, batch.images, batch.targets)
-            if skipped.add(batch):
-                skipped.share()
+            skipped.note(batch)
             progress.advance(step, loss, len(batch.images), lr=learning_rate(plan, step - 1), **parts)
             end = step % (config.checkpoint_every_epochs * plan.steps_per_epoch) == 0 or step == plan.total_steps
             if end or interrupted or step % flush_every == 0:
