@@ -102,7 +102,9 @@ class DetectConfig(Checked):
     drop_path: float = option(0.1, "stochastic depth", BELOW_ONE)
     clip_grad_norm: float | None = option(1.0, "clip the gradient to this norm (null: no clipping)", POSITIVE)
     jitter: tuple[float, float] = option((0.1, 2.0), "large-scale jitter: how much images are scaled", RANGE)
-    flip: bool = option(True, "mirror half of the training images (false where left and right differ: digits, text)")
+    flip: bool | None = option(
+        None, "mirror half of the training images (null: true, but for digits-scenes, where left and right differ)"
+    )
     freeze: bool = option(False, "train the pyramid and the heads alone")
     window: int | None = option(14, "side of attention's windows in patches (null: all attention is global)", POSITIVE)
     global_blocks: int = option(4, "blocks with global attention, evenly spaced, where there are windows", POSITIVE)

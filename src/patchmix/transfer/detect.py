@@ -145,7 +145,7 @@ def _train(
         epochs=config.epochs,
         steps_done=work.steps_done,
         jitter=config.jitter,
-        flip=config.flip,
+        flip=plan.flip,
         num_workers=config.data.num_workers,
         pin_memory=trainer.fabric.device.type == "cuda",
     )

@@ -39,6 +39,7 @@ class Plan:
 
     image_size: int
     scales: tuple[float, ...]  # of the pyramid's levels
+    flip: bool
     batch_size: int
     steps_per_epoch: int
     total_steps: int
@@ -64,7 +65,8 @@ def make_plan(config: DetectConfig, num_images: int, device: torch.device, patch
     total = config.epochs * steps
     peak = config.lr * math.sqrt(batch / LR_BATCH)
     scales = pyramid_scales(patch_size)
-    return Plan(size, scales, batch, steps, total, min(config.warmup_steps, int(MOST_WARMUP * total)), peak)
+    flip = not scenes if config.flip is None else config.flip
+    return Plan(size, scales, flip, batch, steps, total, min(config.warmup_steps, int(MOST_WARMUP * total)), peak)
 
 
 def pyramid_scales(patch_size: int) -> tuple[float, ...]:

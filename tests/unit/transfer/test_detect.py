@@ -148,6 +148,7 @@ def test_the_plan_follows_device_and_images() -> None:
     plan = make_plan(config, 90, torch.device("cpu"), 7)
     assert (plan.image_size, plan.batch_size, plan.steps_per_epoch, plan.total_steps) == (96, 4, 23, 230)
     assert plan.warmup_steps == 23
+    assert not plan.flip  # mirrored digits are other digits
     rates = [learning_rate(plan, step) for step in range(plan.total_steps)]
     assert max(rates) == pytest.approx(plan.peak)
     assert 0 < rates[-1] < 0.01 * plan.peak
