@@ -35,7 +35,8 @@ def draw_pictures(
     annotations, found = val.annotations, by_image(records)
     names = [category.name for category in annotations.categories]
     try:
-        with matplotlib.rc_context(STYLE), replacing(folder / CURVES_FILE) as temporary:
+        # The report's style, whose lines get their colour from the page.
+        with matplotlib.rc_context({**STYLE, "grid.color": "#dddddd"}), replacing(folder / CURVES_FILE) as temporary:
             precision_recall_plot(scorer.curves()).savefig(temporary, format="png", dpi=DPI)
         for place in range(min(number, len(val))):
             index = place * len(val) // min(number, len(val))
