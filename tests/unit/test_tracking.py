@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +190,7 @@ def test_tensorboard_shows_every_step_once_after_a_resume(tmp_path: Path, resume
             log.log_step(record(step, 1.0, loss_mix_to_mix=0.5, lr=0.1, momentum=None))
         log.log_epoch({"step": 6, "epoch": 1, "knn_top1": 50.0})
     truncate_metrics(tmp_path / "metrics.jsonl", resume_step)
+    time.sleep(1)  # TensorBoard reads files in the order of their names: the second, then how many this process made
     with tracker(tmp_path, settings, resume_step=resume_step) as log:
         for step in range(resume_step + 1, 9):
             log.log_step(record(step, 2.0, loss_mix_to_mix=0.5, lr=0.1, momentum=None))
