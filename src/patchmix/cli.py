@@ -1,6 +1,7 @@
 """The command line: parse, call one function, turn what it raises into one line and an exit code.
 
-(Over 300 lines: the table of all commands is one piece.) Imports no torch: what runs a command is imported when it runs, so that help and mistakes are instant.
+Imports no torch: what runs a command is imported when it runs, so that help and mistakes are instant.
+(Over 300 lines: the table of all commands is one piece.)
 Exit codes: 0 done, 2 the user can mend it, 1 anything else, 130 stopped by Ctrl-C.
 """
 
